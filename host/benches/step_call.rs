@@ -503,6 +503,7 @@ async fn put_stored(store: &Store, plugin: &PluginVersion) -> Result<(), AnyErro
         idempotency_key: None,
         depth: 0,
         root_id: None,
+        parent: None,
         traceparent: None,
         created_at: clock.now(),
     };

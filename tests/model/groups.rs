@@ -8,7 +8,8 @@ use serde_json::{Value, json};
 use stepwell_model::definition::RUNS_MAX;
 use stepwell_model::expression::EvaluationLimits;
 use stepwell_model::transition::Event;
-use stepwell_model::{Decision, Definition, Timestamp};
+use stepwell_model::{ChildEnd, Decision, Definition, InstanceStatus, Timestamp};
+use uuid::Uuid;
 
 use crate::progress::{Stage, failure};
 
@@ -669,8 +670,10 @@ steps:
               - id: both
                 parallel:
                   left: [{ id: a, plugin: p, step: s, input: ['${steps.work.output}', '${now}'] }]
+                  child: [{ id: tell, workflow: w, wait: false }, { id: call, workflow: w, input: '${now}' }]
                   right: [{ id: rest, wait: { for: 5s } }, { id: b, plugin: p, step: s, continue_on_error: true }]
                 wait_for: any
+          - { when: item > 4, steps: [{ id: sub, workflow: w, continue_on_error: true }] }
           - { when: item > 2, steps: [{ id: sure, approval: { title: 'Item ${index}', approvers: [bob], expires_in: 1m } }] }
       - id: poll
         loop: { until: '!has(steps.ask.output) || index >= 2', max: 2, delay: 2s }
@@ -685,7 +688,7 @@ proptest! {
     #[test]
     fn a_restored_instance_goes_on_in_the_same_way(
         items in proptest::collection::vec(0..6_i64, 0..7),
-        moves in proptest::collection::vec((0..6_u8, any::<u16>()), 0..80),
+        moves in proptest::collection::vec((0..7_u8, any::<u16>()), 0..80),
     ) {
         let mut stage = Stage::new(ALL_KINDS, json!({ "items": items }));
         for (kind, choice) in moves {
@@ -702,8 +705,20 @@ proptest! {
                         stage.apply(Event::Decided { approval_id, decision, comment }).expect("is pending");
                     }
                 }
+                3 if !stage.progress.children.is_empty() => {
+                    let children = &stage.progress.children;
+                    let id = children[usize::from(choice) % children.len()].id;
+                    let status = [InstanceStatus::Completed, InstanceStatus::Failed][usize::from(choice % 3 / 2)];
+                    let output = Some(json!(choice).into());
+                    stage.end_child(id, ChildEnd { status, output, failure: None });
+                    stage.wait(Duration::ZERO);
+                }
                 _ if has_ready => { stage.finish_nth(choice.into(), Ok(json!(choice))); }
                 _ => { stage.wait(Duration::from_secs(1)); }
+            }
+            // As a driver does after a commit.
+            while stage.progress.has_settled_children() {
+                stage.wait(Duration::ZERO);
             }
             compare_with_restored(&stage)?;
             if stage.progress.instance.status.is_final() {
@@ -725,6 +740,11 @@ pub fn compare_with_restored(stage: &Stage) -> Result<(), TestCaseError> {
     prop_assert_eq!(change.attempts, []);
     prop_assert_eq!(change.new_approvals, []);
     prop_assert_eq!(change.decided, []);
+    prop_assert_eq!(change.new_children, []);
+    prop_assert_eq!(change.stopped_children, Vec::<Uuid>::new());
+    if !restored.instance.status.is_final() {
+        prop_assert_eq!(&restored.children, &stage.progress.children);
+    }
     let live = &stage.progress;
     let of = |progress: &stepwell_model::transition::Progress, now: Timestamp| -> BTreeSet<_> {
         let runs = progress.ready_runs(now);

@@ -1,5 +1,6 @@
 //! The rules, from the outside: definitions, expressions, and the effect of events on an instance.
 
+mod children;
 mod decisions;
 mod definitions;
 mod documentation;

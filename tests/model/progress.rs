@@ -8,13 +8,17 @@ use stepwell_model::Timestamp;
 use stepwell_model::approval::ApprovalStatus;
 use stepwell_model::failure::{Blame, Failure};
 use stepwell_model::transition::{Change, DecisionError, Event, Progress, StepReport};
-use stepwell_model::{Approval, Attempt, Decision, Definition, Instance, NewInstance};
+use stepwell_model::{
+    Approval, Attempt, Child, ChildEnd, Decision, Definition, Instance, InstanceStatus, NewInstance,
+};
 use uuid::Uuid;
 
 /// An instance with everything that a store would keep of it.
 pub struct Stage {
     pub progress: Progress,
     pub attempts: Vec<Attempt>,
+    /// All children that were ever created.
+    pub children: Vec<Child>,
     pub now: Timestamp,
     ids: u128,
 }
@@ -51,6 +55,7 @@ impl Stage {
             idempotency_key: None,
             depth: 0,
             root_id: None,
+            parent: None,
             traceparent: None,
             created_at: now,
         }
@@ -59,6 +64,7 @@ impl Stage {
         let mut stage = Self {
             progress,
             attempts: Vec::new(),
+            children: Vec::new(),
             now,
             ids: 100,
         };
@@ -73,7 +79,35 @@ impl Stage {
             Uuid::from_u128(*ids)
         })?;
         self.attempts.extend(change.attempts.iter().cloned());
+        self.progress.committed();
+        let new = change.new_children.iter().map(|new| Child {
+            id: new.id,
+            step: new.step.clone(),
+            workflow: new.workflow.clone(),
+            awaited: new.awaited,
+            created_at: self.now,
+            exists: true,
+            end: None,
+        });
+        self.children.extend(new);
+        for id in &change.stopped_children {
+            let cancelled = ChildEnd {
+                status: InstanceStatus::Cancelled,
+                output: None,
+                failure: None,
+            };
+            self.end_child(*id, cancelled);
+        }
         Ok(change)
+    }
+
+    /// Ends a child. The next event finds the end.
+    pub fn end_child(&mut self, id: Uuid, end: ChildEnd) {
+        let kept = self.children.iter_mut();
+        let children = kept.chain(&mut self.progress.children);
+        for child in children.filter(|child| child.id == id) {
+            child.end = Some(end.clone());
+        }
     }
 
     pub fn wait(&mut self, duration: Duration) -> Change {
@@ -152,6 +186,7 @@ impl Stage {
             &self.attempts,
             self.progress.approvals.clone(),
         )
+        .with_children(self.children.clone(), false)
     }
 }
 

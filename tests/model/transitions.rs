@@ -7,7 +7,7 @@ use proptest::prelude::*;
 use serde_json::{Value, json};
 use stepwell_model::approval::ApprovalStatus;
 use stepwell_model::definition::{
-    ApprovalSource, DefinitionSource, OnExpiry, OnReject, Retry, StepSource, WaitSource,
+    ApprovalSource, DefinitionSource, OnExpiry, OnReject, Retry, StepSource, WaitField, WaitSource,
 };
 use stepwell_model::transition::{Change, DecisionError, Event, Progress};
 use stepwell_model::{Blame, Decision, Definition, Failure, InstanceStatus};
@@ -501,9 +501,11 @@ fn definitions() -> impl Strategy<Value = Arc<Definition>> {
                     },
                     starter_may_approve: None,
                 });
-                let wait = (kind == 1).then(|| WaitSource {
-                    duration: Some("30s".to_owned()),
-                    until: None,
+                let wait = (kind == 1).then(|| {
+                    WaitField::Time(WaitSource {
+                        duration: Some("30s".to_owned()),
+                        until: None,
+                    })
                 });
                 let runs = kind > 1;
                 let plain = StepSource::of_plugin(

@@ -54,6 +54,7 @@ pub(crate) fn new_instance(workflow: &WorkflowVersion) -> NewInstance {
         idempotency_key: None,
         depth: 0,
         root_id: None,
+        parent: None,
         traceparent: "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
             .parse()
             .ok(),

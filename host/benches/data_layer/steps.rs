@@ -28,6 +28,7 @@ pub fn new_instance(workflow: &WorkflowVersion) -> NewInstance {
         idempotency_key: None,
         depth: 0,
         root_id: None,
+        parent: None,
         traceparent: None,
         created_at: Clock::System.now(),
     }

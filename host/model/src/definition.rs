@@ -20,9 +20,9 @@ pub use self::problem::DefinitionMistake;
 pub use self::problem::{DefinitionError, Problem, SourceText};
 
 pub use crate::steps::{
-    APPROVERS_MAX, ApprovalSource, ApprovalStep, Block, CaseSource, CompensationSource, Group,
-    GroupKind, LoopSource, OnExpiry, OnItemError, OnReject, PluginReference, PluginStep,
-    RETRY_DELAY_MAX, Retry, StepAction, WaitSource,
+    APPROVERS_MAX, ApprovalSource, ApprovalStep, Block, CaseSource, ChildStep, CompensationSource,
+    Group, GroupKind, LoopSource, OnExpiry, OnItemError, OnReject, PluginReference, PluginStep,
+    RETRY_DELAY_MAX, Retry, StepAction, WaitField, WaitSource,
 };
 
 use self::problem::PROBLEMS_MAX;
@@ -97,8 +97,8 @@ impl DefinitionSource {
     }
 }
 
-/// A step as it is written: either `plugin` and `step`, or one of `approval`, `wait`, `parallel`,
-/// `for_each`, `switch` and `loop`.
+/// A step as it is written: either `plugin` and `step`, or one of `approval`, `wait`, `workflow`,
+/// `parallel`, `for_each`, `switch` and `loop`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct StepSource {
@@ -117,7 +117,8 @@ pub struct StepSource {
     /// The plugin's step to run.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub step: Option<Name>,
-    /// A template for the step's input. Without it, the instance's input.
+    /// A template for the input of the plugin's step or of the started instance. Without it, the
+    /// instance's input.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub input: Option<Value>,
     /// The retry policy after a retryable failure.
@@ -129,9 +130,13 @@ pub struct StepSource {
     /// The approval that the step asks for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub approval: Option<ApprovalSource>,
-    /// The duration or the time that the step waits for.
+    /// The workflow that the step starts an instance of.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub wait: Option<WaitSource>,
+    pub workflow: Option<String>,
+    /// The duration or the time that the step waits for. In a step with `workflow`, false if the step
+    /// does not wait for the end of the instance; true if missing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub wait: Option<WaitField>,
     /// Branches that run at the same time.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub parallel: Option<BTreeMap<StepId, Vec<StepSource>>>,
@@ -177,6 +182,7 @@ impl StepSource {
             retry: None,
             timeout: None,
             approval: None,
+            workflow: None,
             wait: None,
             parallel: None,
             wait_for: None,
@@ -196,7 +202,8 @@ impl StepSource {
         let fields = [
             ("plugin", self.plugin.is_some()),
             ("approval", self.approval.is_some()),
-            ("wait", self.wait.is_some()),
+            ("workflow", self.workflow.is_some()),
+            ("wait", self.wait.is_some() && self.workflow.is_none()),
             ("parallel", self.parallel.is_some()),
             ("for_each", self.for_each.is_some()),
             ("switch", self.switch.is_some()),
@@ -252,6 +259,8 @@ pub struct Definition {
     pub text: Option<Arc<str>>,
     /// True if there is any expression to evaluate.
     computes: bool,
+    /// True if a step starts another workflow.
+    starts_children: bool,
     /// The steps that have a compensation.
     compensated: Compensated,
 }
@@ -469,6 +478,11 @@ impl Definition {
     /// Returns true if the definition has any expression to evaluate.
     pub fn computes(&self) -> bool {
         self.computes
+    }
+
+    /// Returns true if a step starts another workflow.
+    pub fn starts_children(&self) -> bool {
+        self.starts_children
     }
 
     /// Returns the approval step with this address; none if the step is not an approval.

@@ -5,6 +5,7 @@ use std::time::Duration;
 use uuid::Uuid;
 
 use super::approval::{ApprovalStatus, Decision, NewApproval};
+use super::child::NewChild;
 use super::instance::Attempt;
 use super::steps::PluginStep;
 use super::{Failure, Json, StepAddress};
@@ -14,7 +15,7 @@ use crate::Timestamp;
 #[derive(Clone, Debug)]
 pub enum Event {
     /// The instance was created, or time has passed: retries may be due, approvals may have
-    /// expired.
+    /// expired, children may have ended.
     Woken,
     /// An attempt at a plugin step ended.
     StepFinished(StepReport),
@@ -26,6 +27,11 @@ pub enum Event {
         decision: Decision,
         /// The approver's remark. At most 4,096 bytes.
         comment: Option<String>,
+    },
+    /// Children in the [`Change::new_children`] of the last event cannot be created.
+    ChildrenRefused {
+        /// The ids, with the failures of the children's steps.
+        failures: Vec<(Uuid, Failure)>,
     },
     /// The database refuses the instance's changes for good.
     Refused {
@@ -65,6 +71,12 @@ pub struct Change {
     pub new_approvals: Vec<NewApproval>,
     /// Approvals that are no longer `pending`.
     pub decided: Vec<DecidedApproval>,
+    /// Children to create.
+    pub new_children: Vec<NewChild>,
+    /// Unfinished children that are no longer waited for, and have to be cancelled.
+    pub stopped_children: Vec<Uuid>,
+    /// Children of earlier events of the same commit that must not be created after all.
+    pub(super) forgotten_children: Vec<Uuid>,
 }
 
 impl Change {
@@ -73,6 +85,22 @@ impl Change {
         self.attempts.extend(later.attempts);
         self.new_approvals.extend(later.new_approvals);
         self.decided.extend(later.decided);
+        self.new_children.extend(later.new_children);
+        self.stopped_children.extend(later.stopped_children);
+        for id in later.forgotten_children {
+            self.forget_child(id);
+        }
+    }
+
+    /// Takes back a child that is not created yet.
+    pub fn forget_child(&mut self, id: Uuid) {
+        let new = self.new_children.iter().position(|new| new.id == id);
+        match new {
+            Some(place) => {
+                self.new_children.remove(place);
+            }
+            None => self.forgotten_children.push(id),
+        }
     }
 }
 

@@ -94,6 +94,15 @@ pub const COMPENSATION_FAILED: &str = "compensation-failed";
 /// `on_error`, `finally` or the compensations took longer than
 /// [`super::transition::SECTION_TIME_MAX`].
 pub const SECTION_TIMEOUT: &str = "section-timeout";
+/// The instance that a step has started failed.
+pub const CHILD_FAILED: &str = "child-failed";
+/// The instance that a step has started was rejected.
+pub const CHILD_REJECTED: &str = "child-rejected";
+/// The instance that a step has started was cancelled.
+pub const CHILD_CANCELLED: &str = "child-cancelled";
+/// The instance that a step starts was refused: its workflow does not exist or is archived, or
+/// instances start each other too deep.
+pub const CHILD_REFUSED: &str = "child-refused";
 /// The plugin version was deleted or cannot be loaded.
 pub const PLUGIN_UNAVAILABLE: &str = "plugin-unavailable";
 /// A failure of the host in which the guest has no part.

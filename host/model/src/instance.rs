@@ -21,7 +21,7 @@ pub use super::pins::Pins;
 pub enum InstanceStatus {
     /// A step runs, is about to run, or will be tried again.
     Running,
-    /// Waits for approvals.
+    /// Waits for approvals, a time or other instances.
     Waiting,
     /// Every step completed or was skipped.
     Completed,
@@ -93,6 +93,20 @@ pub fn check_text(what: &str, text: Option<&str>, bytes_max: usize) -> Result<()
     }
 }
 
+/// The step that has started an instance.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Parent {
+    /// The instance of the step.
+    #[serde(rename = "parent_id")]
+    pub id: Uuid,
+    /// The step.
+    #[serde(rename = "parent_step")]
+    pub step: StepAddress,
+    /// True if the step waits for the end of the instance.
+    #[serde(skip)]
+    pub waits: bool,
+}
+
 /// An instance to be created.
 #[derive(Clone, Debug, PartialEq)]
 pub struct NewInstance {
@@ -124,6 +138,8 @@ pub struct NewInstance {
     pub depth: u32,
     /// The instance at the top of the chain of creations; none if a client starts this one.
     pub root_id: Option<Uuid>,
+    /// The `workflow:` step that starts the instance; none if a client or a guest does.
+    pub parent: Option<Parent>,
     /// The span that creates the instance, if it is recorded.
     pub traceparent: Option<TraceParent>,
     /// Time of creation.
@@ -176,6 +192,17 @@ pub struct Instance {
     /// The instance at the top of the chain of creations; none if a client started this one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub root_id: Option<Uuid>,
+    /// The `workflow:` step that started the instance; none if a client or a guest did.
+    #[serde(flatten)]
+    pub parent: Option<Parent>,
+    /// Number of awaited children that have ended. A commit states the number that was loaded; if it
+    /// is higher by then, the instance is due again.
+    #[serde(skip)]
+    pub children_ended: u64,
+    /// Time at which the step that waited for the instance stopped waiting. The driver cancels the
+    /// instance.
+    #[serde(skip)]
+    pub cancel_requested_at: Option<Timestamp>,
     /// The span that created the instance, if it is recorded. All later spans of the instance are
     /// then recorded too.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -256,6 +283,9 @@ impl From<NewInstance> for Instance {
             failure: None,
             depth: new.depth,
             root_id: new.root_id,
+            parent: new.parent,
+            children_ended: 0,
+            cancel_requested_at: None,
             traceparent: new.traceparent,
             created_at: new.created_at,
             started_at: new.created_at,
@@ -360,6 +390,11 @@ pub enum StepState {
     },
     /// The approvals exist, and the quorum is not reached yet.
     AwaitingApproval,
+    /// The step has started an instance, and waits for its end or only for its creation.
+    AwaitingChild {
+        /// The child.
+        id: Uuid,
+    },
     /// The step waits for a time. It is not stored: each host computes it again.
     Sleeping {
         /// Start of the wait.

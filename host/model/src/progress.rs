@@ -15,6 +15,7 @@ use uuid::Uuid;
 
 use super::address::BlockKey;
 use super::approval::{Approval, ApprovalStatus};
+use super::child::Child;
 use super::definition::{Definition, Step};
 use super::event::Run;
 use super::expression::{
@@ -46,6 +47,10 @@ pub struct Progress {
     pub approvals: Vec<Approval>,
     /// The end of the instance's own steps, if they have ended and a section of the definition runs.
     pub(super) ending: Option<Ending>,
+    /// The children whose steps have not ended.
+    pub children: Vec<Child>,
+    /// True if further children have ended, and are to be loaded after the next commit.
+    pub(super) more_children: bool,
     /// The blocks whose steps run, by the prefix of their addresses. The first is the definition's
     /// own list. The others are opened by the first event.
     pub(super) blocks: IndexMap<Arc<str>, OpenBlock>,
@@ -157,6 +162,8 @@ impl Progress {
             instance,
             definition,
             approvals,
+            children: Vec::new(),
+            more_children: false,
             // An instance that goes on after a failure has it already. One that has completed its
             // steps finds that out by visiting them.
             ending: None,
@@ -187,6 +194,33 @@ impl Progress {
         let own = self.own_block();
         self.changed.push(Arc::clone(&own.prefix));
         self.blocks.insert(Arc::clone(&own.prefix), own);
+    }
+
+    /// Adds the stored children whose steps have no attempt. `more` is true if the outputs of further
+    /// ones were not loaded; the instance is then due again after its next commit.
+    #[must_use]
+    pub fn with_children(mut self, children: Vec<Child>, more: bool) -> Self {
+        for child in children {
+            if self.steps.get(child.step.as_str()).is_none() {
+                let state = StepState::AwaitingChild { id: child.id };
+                self.steps.set(child.step.clone(), state);
+                self.children.push(child);
+            }
+        }
+        self.more_children = more;
+        self
+    }
+
+    /// Notes that the changes so far are durable, so the children that they create exist.
+    pub fn committed(&mut self) {
+        self.children
+            .iter_mut()
+            .for_each(|child| child.exists = true);
+    }
+
+    /// Returns true if the next event ends the step of a child.
+    pub fn has_settled_children(&self) -> bool {
+        self.children.iter().any(Child::is_settled)
     }
 
     /// Replaces the bounds of the expressions of each event.

@@ -11,6 +11,7 @@
 //! block is handed to the step that opened it, whose own end may be the next change.
 
 mod approvals;
+mod children;
 mod ending;
 
 use std::sync::Arc;
@@ -80,6 +81,11 @@ impl Progress {
             _ if self.instance.status.is_final() => return Ok(change),
             Event::Woken => {}
             Event::StepFinished(report) => self.finish_step(report, &mut change),
+            Event::ChildrenRefused { failures } => {
+                for (id, failure) in failures {
+                    self.refuse_child(id, failure, now, &mut change);
+                }
+            }
             Event::Refused { failure } => self.refuse(failure, now, &mut change),
             Event::Cancelled { by } => self.cancel(&by, now, &mut change)?,
         }
@@ -87,6 +93,7 @@ impl Progress {
         self.expire_sections(now, &mut change);
         self.expire_approvals(now, &mut change);
         self.wake_sleepers(now, &mut change);
+        self.settle_children(now, &mut change);
         self.advance(now, new_id, &mut change);
         if !self.instance.status.is_final() {
             self.wait_or_run(now);
@@ -196,6 +203,7 @@ impl Progress {
                 }
                 self.steps.set(address.clone(), StepState::AwaitingApproval);
             }
+            Ok(Begun::Starts(child)) => self.start_child(child, now, change),
             Ok(Begun::Sleeps(until)) if until <= now => {
                 let attempt = Timer::over(&self.instance, address, since, until, now);
                 self.record(attempt, change);
@@ -342,6 +350,7 @@ impl Progress {
         self.close_approvals(ApprovalStatus::Cancelled, None, now, change, |other| {
             other.step.block() == &*open.prefix
         });
+        self.stop_children(change, |step| step.block() == &*open.prefix);
         if !self.definition.compensates_inside() {
             for address in open.addresses.iter() {
                 self.steps.forget(address);
@@ -367,6 +376,7 @@ impl Progress {
         self.close_approvals(ApprovalStatus::Cancelled, None, now, change, |other| {
             other.step.is_within(group)
         });
+        self.stop_children(change, |step| step.is_within(group));
         self.forget_inside(group);
     }
 
@@ -447,7 +457,7 @@ impl Progress {
                     sleeps.push(*until);
                     awaiting.get_or_insert_with(|| step.clone());
                 }
-                StepState::AwaitingApproval => {
+                StepState::AwaitingApproval | StepState::AwaitingChild { .. } => {
                     awaiting.get_or_insert_with(|| step.clone());
                 }
                 _ => {}
@@ -462,8 +472,14 @@ impl Progress {
         // An instance that is due keeps its `wake_at`, so a step that follows a step changes no
         // indexed column.
         let due = self.instance.wake_at.map_or(now, |at| at.min(now));
+        let unawaited = self.children.iter().find(|child| !child.awaited);
         let (status, current_step, wake_at) = match (ready, first_retry) {
             (Some(step), _) => (InstanceStatus::Running, Some(step), Some(due)),
+            // The step of a child that is not awaited ends after this commit.
+            _ if let Some(child) = unawaited => {
+                (InstanceStatus::Running, Some(child.step.clone()), Some(due))
+            }
+            _ if self.more_children => (InstanceStatus::Running, awaiting, Some(due)),
             (None, Some((_, step))) => (InstanceStatus::Running, Some(step), wake_at),
             (None, None) => (InstanceStatus::Waiting, awaiting, wake_at),
         };
@@ -507,6 +523,11 @@ impl Progress {
             Ok(output) => output.len(),
             Err(failure) => failure.message.len(),
         };
+        self.exhausted_by_bytes(bytes)
+    }
+
+    /// Returns the failure of an attempt that returns so many bytes, if that is too much.
+    fn exhausted_by_bytes(&self, bytes: usize) -> Option<Failure> {
         let bytes_max = self.limits.result_bytes_max.saturating_mul(STEPS_MAX);
         let bytes_max = self.bound(bytes_max);
         (self.steps.attempt_bytes().saturating_add(bytes) > bytes_max).then(|| {

@@ -328,6 +328,7 @@ async fn make_instance(
         idempotency_key: None,
         depth: 0,
         root_id: None,
+        parent: None,
         traceparent: None,
         created_at: clock.now(),
     };

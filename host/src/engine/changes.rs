@@ -6,6 +6,7 @@ use std::sync::Arc;
 use uuid::Uuid;
 
 use super::{Core, EngineError, check_instance, ended_already, no_such_instance};
+use crate::model::failure::{Blame, Failure};
 use crate::model::transition::{Change, DecisionError, Event, Progress};
 use crate::model::{Approval, Decision, Effects, Instance, Precondition, Principal, TraceParent};
 use crate::store::{CommitError, LoadedInstance, StepCommit, StoreError};
@@ -116,6 +117,7 @@ impl Core {
         event: Event,
         precondition: &Precondition,
     ) -> Result<Progress, ChangeError> {
+        let mut refused: Option<Failure> = None;
         for _ in 0..CONFLICTS_MAX {
             let loaded = match known.take() {
                 Some(known) => Some(known),
@@ -127,20 +129,24 @@ impl Core {
             // The commit below states the version, so the condition still holds when it is written.
             check_instance(precondition, &progress.instance)?;
             let was_final = progress.instance.status.is_final();
-            let change = self
+            let mut change = self
                 .apply(&mut progress, event.clone())
                 .await
                 .map_err(ChangeError::Decision)?;
             if was_final {
                 return Err(ChangeError::Ended(Box::new(progress.instance)));
             }
+            let mut effects = Effects::default();
+            let starts = !change.new_children.is_empty();
+            self.start_children(&mut progress, &mut change, &mut effects, refused.as_ref())
+                .await?;
             let trace = progress.instance.span();
-            match self
-                .commit(&mut progress, change, Effects::default(), trace)
-                .await
-            {
+            match self.commit(&mut progress, change, effects, trace).await {
                 Ok(()) => return Ok(progress),
                 Err(CommitError::Store(error)) => return Err(error.into()),
+                Err(CommitError::Rejected { code, message }) if starts => {
+                    refused = Some(Failure::fatal(code, Blame::Definition, message));
+                }
                 Err(CommitError::Conflict(_) | CommitError::Rejected { .. }) => {
                     tokio::task::yield_now().await
                 }
@@ -157,6 +163,7 @@ impl Core {
             &loaded.attempts,
             loaded.approvals,
         )
+        .with_children(loaded.children, loaded.more_children)
         .with_limits(self.0.limits.evaluation())
     }
 
@@ -183,7 +190,8 @@ impl Core {
             .map(|loaded| self.restore(loaded)))
     }
 
-    /// Commits a change. After that it records metrics and wakes the instances that were created.
+    /// Commits a change. After that it records metrics, and wakes the instances that were created,
+    /// children to cancel and a parent that waits.
     /// `trace` is the parent span, if it is recorded.
     pub(super) async fn commit(
         &self,
@@ -204,6 +212,7 @@ impl Core {
             .iter()
             .map(|instance| instance.id)
             .collect();
+        let stopped = change.stopped_children.clone();
         let mut span = self
             .0
             .tracer
@@ -222,6 +231,7 @@ impl Core {
         }
         drop(span);
         committed?;
+        progress.committed();
         let instance = &mut progress.instance;
         instance.version += 1;
         if instance.quarantined_at.is_none() {
@@ -236,6 +246,9 @@ impl Core {
             );
             self.0.tracer.record_instance(instance, completed_at);
             self.0.waiters.ended(instance.id);
+            if let Some(parent) = instance.parent.as_ref().filter(|parent| parent.waits) {
+                self.wake(team, parent.id);
+            }
         }
         if submitted > 0 {
             monitor.record_approvals_submitted(team, submitted as u64);
@@ -247,6 +260,7 @@ impl Core {
             monitor.record_instance_created(team, created.len() as u64);
             created.into_iter().for_each(|id| self.wake(team, id));
         }
+        stopped.into_iter().for_each(|id| self.wake(team, id));
         Ok(())
     }
 }

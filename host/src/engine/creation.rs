@@ -223,6 +223,7 @@ impl Engine {
             idempotency_key,
             depth: 0,
             root_id: None,
+            parent: None,
             traceparent: request.trace,
             created_at: self.core().clock.now(),
         };

@@ -18,6 +18,7 @@ use uuid::Uuid;
 
 use super::admission::AttemptPermit;
 use super::attempt::{Attempt, Ended, Outcome, Stage, log_span};
+use super::children::cancelled_by_parent;
 use super::contention::Contention;
 use super::dispatcher::WaitingGuard;
 use super::memory::InstanceCharge;
@@ -63,6 +64,9 @@ struct Drive<'e> {
     conflicts: u32,
     /// A refusal by the database that ends the instance when it is loaded again.
     refused: Option<Failure>,
+    /// A refusal by the database of a commit that created children. The steps that start children
+    /// fail with it.
+    children_refused: Option<Failure>,
     /// The steps with an attempt in `stages` or in `ended`.
     steps: BTreeSet<StepAddress>,
     /// The attempts that wait or run.
@@ -106,6 +110,7 @@ impl<'e> Drive<'e> {
             suspect: None,
             conflicts: 0,
             refused: None,
+            children_refused: None,
             steps: BTreeSet::new(),
             stages: FuturesUnordered::new(),
             running: 0,
@@ -200,7 +205,14 @@ impl<'e> Drive<'e> {
     /// Follows the instance until nothing is left to do now, which is `GoOn`.
     async fn follow(&mut self, progress: &mut Progress) -> AfterCommit {
         loop {
-            if progress.instance.status.is_final() || progress.instance.quarantined_at.is_some() {
+            let Instance {
+                status,
+                quarantined_at,
+                cancel_requested_at,
+                ..
+            } = &progress.instance;
+            let rests = quarantined_at.is_some() && cancel_requested_at.is_none();
+            if status.is_final() || rests {
                 return AfterCommit::GoOn;
             }
             match self.catch_up(progress).await {
@@ -213,7 +225,8 @@ impl<'e> Drive<'e> {
         }
     }
 
-    /// Applies what happened without the driver: time has passed, or the database refused a change.
+    /// Applies what happened without the driver: time has passed, children have ended, the parent waits
+    /// no more, or the database refused a change.
     async fn catch_up(&mut self, progress: &mut Progress) -> AfterCommit {
         let state = |instance: &Instance| {
             (
@@ -223,12 +236,19 @@ impl<'e> Drive<'e> {
             )
         };
         let before = state(&progress.instance);
-        // Only decisions can be refused, and a driver makes none.
-        let event = self
-            .refused
-            .take()
-            .map_or(Event::Woken, |failure| Event::Refused { failure });
-        let change = self.engine.apply(progress, event).await.unwrap_or_default();
+        let refused = self.refused.take();
+        let event = refused
+            .map(|failure| Event::Refused { failure })
+            .or_else(|| cancelled_by_parent(&progress.instance))
+            .unwrap_or(Event::Woken);
+        let mut change = match self.engine.apply(progress, event).await {
+            Ok(change) => change,
+            // Compensations or `finally` run, and end the instance without a further request.
+            Err(_) => {
+                let woken = self.engine.apply(progress, Event::Woken).await;
+                woken.unwrap_or_default()
+            }
+        };
         let settled = change != Change::default() || progress.instance.status.is_final();
         let rests = progress.next_run(self.engine.0.clock.now()).is_none()
             && before != state(&progress.instance);
@@ -236,13 +256,27 @@ impl<'e> Drive<'e> {
             return AfterCommit::GoOn;
         }
         let trace = progress.instance.span();
-        let engine = self.engine;
-        match engine
-            .commit_for_driver(progress, change, Effects::default(), trace)
+        let mut effects = Effects::default();
+        let starts = match self
+            .start_children(progress, &mut change, &mut effects)
             .await
         {
-            Ok(()) => AfterCommit::GoOn,
+            Ok(starts) => starts,
+            Err(error) => return self.give_up(&error),
+        };
+        let engine = self.engine;
+        match engine
+            .commit_for_driver(progress, change, effects, trace)
+            .await
+        {
+            Ok(()) => {
+                self.children_refused = None;
+                AfterCommit::GoOn
+            }
             Err(CommitError::Store(error)) => self.give_up(&error),
+            Err(CommitError::Rejected { code, message }) if starts => {
+                self.refuse_children(code, message)
+            }
             Err(CommitError::Rejected { code, message }) => {
                 self.refused = Some(Failure::fatal(code, Blame::Definition, message));
                 AfterCommit::Reload
@@ -260,9 +294,35 @@ impl<'e> Drive<'e> {
         }
     }
 
-    /// Runs ready steps and commits their outcomes. Returns `None` when a retry or an expiry is due.
+    /// Adds the new children of a change to its effects. Returns true if there are any.
+    async fn start_children(
+        &mut self,
+        progress: &mut Progress,
+        change: &mut Change,
+        effects: &mut Effects,
+    ) -> Result<bool, StoreError> {
+        let starts = !change.new_children.is_empty();
+        let refused = self.children_refused.as_ref();
+        self.engine
+            .start_children(progress, change, effects, refused)
+            .await?;
+        Ok(starts)
+    }
+
+    /// Handles the refusal of a commit that creates children: the same again, with steps that fail
+    /// instead.
+    fn refuse_children(&mut self, code: &str, message: String) -> AfterCommit {
+        self.children_refused = Some(Failure::fatal(code, Blame::Definition, message));
+        AfterCommit::Reload
+    }
+
+    /// Runs ready steps and commits their outcomes. Returns `None` when a retry or an expiry is due, or
+    /// when a child has begun that is not awaited.
     async fn run_steps(&mut self, progress: &mut Progress) -> Option<AfterCommit> {
         loop {
+            if progress.has_settled_children() {
+                return None;
+            }
             let may_start = !self.engine.0.stop.is_cancelled() && !self.is_too_large;
             if may_start {
                 self.start_ready(progress).await;
@@ -423,11 +483,18 @@ impl<'e> Drive<'e> {
                 group.push(ended);
             }
         }
-        let (change, effects) = self.apply(progress, &mut group).await;
+        let (mut change, mut effects) = self.apply(progress, &mut group).await;
         let Some(first) = group.first() else {
             return AfterCommit::GoOn;
         };
         let trace = first.span.context();
+        let starts = match self
+            .start_children(progress, &mut change, &mut effects)
+            .await
+        {
+            Ok(starts) => starts,
+            Err(error) => return self.give_up(&error),
+        };
         let engine = self.engine;
         match engine
             .commit_for_driver(progress, change, effects, trace)
@@ -436,10 +503,15 @@ impl<'e> Drive<'e> {
             Ok(()) => {
                 self.suspect = None;
                 self.conflicts = 0;
+                self.children_refused = None;
                 self.one_by_one &= !self.ended.is_empty();
                 AfterCommit::GoOn
             }
             Err(CommitError::Store(error)) => self.give_up(&error),
+            Err(CommitError::Rejected { code, message }) if starts => {
+                self.put_back(group);
+                self.refuse_children(code, message)
+            }
             Err(error) => {
                 self.refuse(progress, group, error);
                 AfterCommit::Reload
@@ -455,7 +527,8 @@ impl<'e> Drive<'e> {
         group: &mut Vec<Ended>,
     ) -> (Change, Effects) {
         let (mut change, mut effects) = (Change::default(), Effects::default());
-        let is_alone = group.len() == 1;
+        // An outcome that starts children may have to be committed again without them.
+        let is_alone = group.len() == 1 && !progress.definition.starts_children();
         let mut applied = 0;
         for ended in group.iter_mut() {
             if progress.instance.status.is_final() {
@@ -480,11 +553,16 @@ impl<'e> Drive<'e> {
             effects.extend(wanted);
             applied += 1;
         }
-        for ended in group.drain(applied..).rev() {
+        self.put_back(group.split_off(applied));
+        (change, effects)
+    }
+
+    /// Puts outcomes that are not committed back to the front of the queue.
+    fn put_back(&mut self, group: Vec<Ended>) {
+        for ended in group.into_iter().rev() {
             self.steps.insert(ended.attempt.step.clone());
             self.ended.push_front(ended);
         }
-        (change, effects)
     }
 
     /// Handles the refusal of a commit. Several outcomes are then committed one by one; a single
@@ -492,10 +570,7 @@ impl<'e> Drive<'e> {
     fn refuse(&mut self, progress: &Progress, mut group: Vec<Ended>, error: CommitError) {
         if group.len() > 1 {
             tracing::debug!(instance = %self.id, %error, "several outcomes are committed one by one");
-            for ended in group.into_iter().rev() {
-                self.steps.insert(ended.attempt.step.clone());
-                self.ended.push_front(ended);
-            }
+            self.put_back(group);
             self.one_by_one = true;
             return;
         }

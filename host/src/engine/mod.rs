@@ -10,6 +10,7 @@ mod attempt;
 mod batch;
 mod cancellation;
 mod changes;
+mod children;
 mod contention;
 mod creation;
 mod dispatcher;

@@ -13,7 +13,7 @@ use crate::model::failure::{self, Blame, Failure};
 use crate::model::plugin::PluginVersion;
 use crate::plugins::Registry;
 use crate::runtime::{Runtime, StepCall, StepEnd};
-use crate::store::{CommitError, LoadedInstance, StepCommit, Store, StoreError};
+use crate::store::{CommitError, LoadedInstance, Plan, PlanError, StepCommit, Store, StoreError};
 
 /// The queue of due instances and their durable state.
 #[async_trait]
@@ -37,6 +37,9 @@ pub(super) trait InstanceStore: Send + Sync {
 
     /// Returns the plugin version that an instance is pinned to; none if it was deleted.
     async fn plugin_version(&self, id: Uuid) -> Result<Option<Arc<PluginVersion>>, StoreError>;
+
+    /// Returns the versions that a new instance of a workflow is pinned to.
+    async fn plan(&self, team: &Name, workflow: &Name) -> Result<Plan, PlanError>;
 
     /// Commits a change with its effects, all or nothing, if the instance still has the version
     /// that the commit states. This host then owns the instance. After an error of the database the
@@ -87,6 +90,10 @@ impl InstanceStore for Store {
 
     async fn plugin_version(&self, id: Uuid) -> Result<Option<Arc<PluginVersion>>, StoreError> {
         Self::plugin_version(self, id).await
+    }
+
+    async fn plan(&self, team: &Name, workflow: &Name) -> Result<Plan, PlanError> {
+        Self::plan(self, team, workflow).await
     }
 
     async fn commit(&self, commit: StepCommit) -> Result<(), CommitError> {

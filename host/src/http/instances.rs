@@ -24,7 +24,9 @@ use crate::model::{
     Approval, Attempt, AuditAction, Failure, Instance, InstanceStatus, Json, Name, Permission,
     Principal, StartRequest, duration,
 };
-use crate::store::{Created, Cursor, InstanceFilter, InstanceSummary, ShownAttempt, StoreError};
+use crate::store::{
+    ChildLink, Created, Cursor, InstanceFilter, InstanceSummary, ShownAttempt, Store, StoreError,
+};
 
 pub(super) const IDEMPOTENCY_KEY: &str = "idempotency-key";
 /// Longest time of `?wait=`.
@@ -42,6 +44,8 @@ struct StartBody {
 
 /// Approvals shown with an instance. `approvals_next` leads to the others.
 const APPROVALS_SHOWN: u32 = 500;
+/// Children shown with an instance. `children_next` leads to all.
+const CHILDREN_SHOWN: u32 = 500;
 /// Estimated size of an instance without its input, output and metadata.
 const INSTANCE_BYTES: usize = 8 * 1_024;
 /// Estimated size of an approval without its title and comment.
@@ -100,6 +104,12 @@ struct Details<'a> {
     /// The path of the approvals that are left out.
     #[serde(skip_serializing_if = "Option::is_none")]
     approvals_next: Option<String>,
+    /// Instances that steps of this one have started.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    children: Vec<ChildLink>,
+    /// The path of all children, if some are left out.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    children_next: Option<String>,
 }
 
 #[derive(Serialize)]
@@ -286,6 +296,7 @@ pub(super) async fn list_instances(
         started_by: query.take("started_by")?,
         created: query.period("created")?,
         started: query.period("started")?,
+        parent: query.parse("parent")?,
         quarantined: query.parse("quarantined")?.unwrap_or(false),
     };
     let fields: Option<Fields> = query.parse("fields")?;
@@ -357,6 +368,7 @@ pub(super) async fn show_instance(
             )
         });
     }
+    let (children, children_next) = children_of(store, &instance).await?;
     let others = bytes_of(&instance, &approvals);
     let is_long = others > PIECE_BYTES || attempts.lacks_outputs();
     let room = match is_long {
@@ -382,6 +394,8 @@ pub(super) async fn show_instance(
             attempts_omitted,
             approvals,
             approvals_next,
+            children,
+            children_next,
         },
     );
     if let (Some(mut room), Some(bytes)) = (
@@ -392,6 +406,19 @@ pub(super) async fn show_instance(
         response::hold(&mut response, room);
     }
     Ok(conditional::tagged(response, &tag))
+}
+
+/// Returns the first children of an instance, and the path of all if some are left out.
+async fn children_of(
+    store: &Store,
+    instance: &Instance,
+) -> Result<(Vec<ChildLink>, Option<String>), StoreError> {
+    let mut children = store.children(instance, CHILDREN_SHOWN + 1).await?;
+    let shown = usize::try_from(CHILDREN_SHOWN).unwrap_or(usize::MAX);
+    let is_cut = children.len() > shown;
+    children.truncate(shown);
+    let next = is_cut.then(|| format!("/instances?parent={}&limit={LIMIT_MAX}", instance.id));
+    Ok((children, next))
 }
 
 pub(super) async fn release_instance(request: Request, principal: Arc<Principal>) -> HandlerResult {

@@ -38,10 +38,13 @@ pub(super) const UPDATE_IN_PLACE: &str = "UPDATE workflow_instances SET current_
     AND workflow_instances.status = given.column3 AND workflow_instances.completed_at IS given.column8 \
     AND workflow_instances.wake_at IS given.column9 AND workflow_instances.owner = given.column10";
 /// Updates instances, indexed columns included. Columns that never change, such as the start time,
-/// are not written. An instance that ends leaves quarantine.
+/// are not written. An instance that ends leaves quarantine. An instance stays due if more of its
+/// children have ended than the commit has seen.
 pub(super) const UPDATE_INSTANCES: &str = "UPDATE workflow_instances SET status = given.column3, \
     current_step = given.column4, version = version + 1, output = given.column5, failure = given.column6, \
-    updated_at = given.column7, completed_at = given.column8, wake_at = given.column9, owner = given.column10, \
+    updated_at = given.column7, completed_at = given.column8, owner = given.column10, \
+    wake_at = CASE WHEN given.column8 IS NULL AND workflow_instances.quarantined_at IS NULL \
+    AND workflow_instances.children_ended > given.column11 THEN given.column7 ELSE given.column9 END, \
     crashes = CASE WHEN workflow_instances.quarantined_at IS NULL THEN 0 ELSE workflow_instances.crashes END, \
     quarantined_at = CASE WHEN given.column8 IS NULL THEN workflow_instances.quarantined_at END FROM {rows} WHERE workflow_instances.id = given.column1 AND workflow_instances.version = given.column2";
 pub(super) const DECIDE_APPROVALS: &str = "UPDATE workflow_approvals SET status = given.column3, \
@@ -65,6 +68,10 @@ pub struct InstanceUpdate {
     pub workflow: Name,
     /// The instance at the top of the chain of creations, whose descendants are counted.
     pub root: Uuid,
+    /// The instance whose step waits for the end of this one.
+    pub waiting_parent: Option<Uuid>,
+    /// The number of awaited children that had ended when the instance was loaded.
+    pub children_ended: u64,
     /// The version that was loaded. The row must still have this version, and the commit increments
     /// it. The caller adds 1 to its own copy after the commit.
     pub version: u64,
@@ -91,6 +98,12 @@ impl From<&Instance> for InstanceUpdate {
             team: instance.team.clone(),
             workflow: instance.workflow.clone(),
             root: instance.root(),
+            waiting_parent: instance
+                .parent
+                .as_ref()
+                .filter(|parent| parent.waits)
+                .map(|parent| parent.id),
+            children_ended: instance.children_ended,
             version: instance.version,
             status: instance.status,
             current_step: instance.current_step.clone(),
@@ -122,7 +135,7 @@ pub struct StepCommit {
 pub(super) struct PreparedCommit {
     pub(super) commit: StepCommit,
     /// The host that commits; it owns the instance from then on.
-    owner: Uuid,
+    pub(super) owner: Uuid,
     failure: Option<String>,
     attempts: Vec<AttemptRow>,
     /// The last metadata written for each instance.
@@ -158,6 +171,14 @@ impl PreparedCommit {
     /// The instances that the step creates.
     pub(super) fn created(&self) -> &[NewInstance] {
         &self.commit.effects.instances
+    }
+
+    /// The instance whose step waits for the end that the commit writes.
+    pub(super) fn ended_for(&self) -> Option<Uuid> {
+        let instance = &self.commit.instance;
+        instance
+            .waiting_parent
+            .filter(|_| instance.completed_at.is_some())
     }
 
     /// The entries that are read before the write, because of a guard or an increment.
@@ -241,6 +262,8 @@ impl PreparedCommit {
         1 + self.attempts.len()
             + change.new_approvals.len()
             + change.decided.len()
+            + change.stopped_children.len()
+            + usize::from(self.ended_for().is_some())
             + effects.storage.len()
             + effects.instances.len()
             + effects.logs.len()
@@ -352,6 +375,7 @@ pub(super) async fn update_instances(
         }),
         Column::MaybeInteger(|prepared| prepared.commit.instance.wake_at.map(Timestamp::as_micros)),
         Column::Uuid(|prepared| prepared.owner),
+        Column::Integer(|prepared| signed(prepared.commit.instance.children_ended)),
     ];
     // SQLite tries to leave the row where it is in every index. Postgres does that by itself for
     // columns that keep their values. A row that the first statement updated has another version

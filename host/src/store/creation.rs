@@ -82,7 +82,8 @@ pub(super) async fn insert(
     // Only a taken key is accepted silently; a duplicate id is a bug and stays an error.
     let sql = "INSERT INTO workflow_instances (id, team, workflow_id, workflow, workflow_version, pins, entity_type, \
         entity_id, project_id, started_by, status, version, input, metadata, depth, idempotency_key, \
-        created_at, started_at, updated_at, wake_at, owner, traceparent, root_id, request_hash) SELECT * FROM {rows} WHERE given.column1 IS NOT NULL \
+        created_at, started_at, updated_at, wake_at, owner, traceparent, root_id, request_hash, \
+        parent_id, parent_step, parent_waits) SELECT * FROM {rows} WHERE given.column1 IS NOT NULL \
         ON CONFLICT (workflow_id, idempotency_key) WHERE idempotency_key IS NOT NULL DO NOTHING";
     type Row<'a> = (&'a NewInstance, Uuid);
     let columns = [
@@ -112,6 +113,11 @@ pub(super) async fn insert(
         Column::MaybeBytes(|(new, _)| {
             let key = new.idempotency_key.as_ref()?;
             Some(key.request_hash.as_slice())
+        }),
+        Column::MaybeUuid(|(new, _)| new.parent.as_ref().map(|parent| parent.id)),
+        Column::MaybeText(|(new, _)| new.parent.as_ref().map(|parent| parent.step.as_str())),
+        Column::Integer(|(new, _)| {
+            i64::from(new.parent.as_ref().is_some_and(|parent| parent.waits))
         }),
     ];
     let rows: Vec<Row> = new.iter().map(|new| (*new, owner)).collect();

@@ -13,11 +13,13 @@ use super::sql::{Bind, Sql};
 use super::{ApprovalFilter, Cursor, InstanceFilter, Page, Period, Store, WorkflowFilter};
 use super::{AuditFilter, HistoryQuery, HistoryStep, SeriesKind};
 use super::{
-    alerts, approvals, audit, commit, creation, history, idempotency, instances, metadata,
-    quarantine, retention, silences, statuses, storage_writes, trees, workflows,
+    alerts, approvals, audit, children, commit, creation, history, idempotency, instances,
+    metadata, quarantine, retention, silences, statuses, storage_writes, trees, workflows,
 };
 use crate::clock::Timestamp;
-use crate::model::{ApprovalStatus, Definition, InstanceStatus, Name, NewInstance, WorkflowStatus};
+use crate::model::{
+    ApprovalStatus, Definition, InstanceStatus, Name, NewInstance, Parent, WorkflowStatus,
+};
 
 #[path = "../../../tests/store/databases.rs"]
 #[expect(dead_code, reason = "the store's other tests need more of it")]
@@ -93,6 +95,11 @@ async fn seed(database: &Database, store: &Store) -> Uuid {
             idempotency_key: None,
             depth: 0,
             root_id: (index % 10 == 9).then(|| Uuid::from_u128(index as u128 / 100)),
+            parent: (index % 10 == 9).then(|| Parent {
+                id: Uuid::from_u128(index as u128 / 100),
+                step: "call".parse().expect("is an address"),
+                waits: index % 20 == 9,
+            }),
             traceparent: None,
             created_at: seconds(index),
         });
@@ -274,6 +281,7 @@ fn by_given_rows(kind: Kind) -> Vec<(&'static str, Vec<Column<()>>)> {
                 number(),
                 number(),
                 id(),
+                number(),
             ],
         ),
         Kind::Postgres => (metadata::UPDATE_FREE, vec![id(), text(), text(), number()]),
@@ -295,6 +303,7 @@ fn by_given_rows(kind: Kind) -> Vec<(&'static str, Vec<Column<()>>)> {
                 Column::MaybeInteger(|()| None),
                 Column::MaybeInteger(|()| None),
                 id(),
+                number(),
             ],
         ),
         (
@@ -306,6 +315,10 @@ fn by_given_rows(kind: Kind) -> Vec<(&'static str, Vec<Column<()>>)> {
             vec![id(), text(), text(), number()],
         ),
         (creation::WITH_KEYS, vec![id(), text()]),
+        (children::WAKE_PARENTS, vec![id(), number(), number(), id()]),
+        (children::STOP_CHILDREN, vec![id(), number(), id()]),
+        (children::CHILDREN, vec![id()]),
+        (children::AWAITED, vec![id()]),
         (statuses::STATES, vec![id(), text()]),
         (storage_writes::DELETE, vec![text(), text(), text()]),
     ]

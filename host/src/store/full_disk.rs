@@ -43,6 +43,7 @@ async fn instance(store: &Store) -> Uuid {
         idempotency_key: None,
         depth: 0,
         root_id: None,
+        parent: None,
         traceparent: None,
         created_at: NOW,
     };

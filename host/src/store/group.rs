@@ -18,6 +18,7 @@ use std::collections::{BTreeMap, BTreeSet, HashSet};
 use uuid::Uuid;
 
 use super::backend::Connection;
+use super::children;
 use super::commit::{self, PreparedCommit, StepCommit};
 use super::creation::{self, Created, Key};
 use super::invalidation::Invalidation;
@@ -104,7 +105,10 @@ impl Work {
         };
         let commit = &prepared.commit;
         let team = &commit.instance.team;
-        let changed = std::iter::once(commit.instance.id).chain(prepared.metadata.keys().copied());
+        let stopped = commit.change.stopped_children.iter().copied();
+        let changed = std::iter::once(commit.instance.id)
+            .chain(prepared.metadata.keys().copied())
+            .chain(stopped);
         invalidations.extend(changed.map(|id| Invalidation::Instance {
             team: team.clone(),
             id,
@@ -501,7 +505,8 @@ async fn write_accepted(
     changes: &mut Changes,
 ) -> Result<Vec<JobResult>, CommitError> {
     let steps: Vec<&PreparedCommit> = works.iter().filter_map(|work| work.step()).collect();
-    // The guarded UPDATE comes first, because it alone finds most conflicts.
+    children::stop(connection, &steps).await?;
+    // The guarded UPDATE comes next, because it alone finds most conflicts.
     let mut writes = StatementBatch::new(connection, works.len());
     commit::update_instances(&mut writes, &steps).await?;
     commit::insert_attempts(&mut writes, &steps).await?;
@@ -516,6 +521,7 @@ async fn write_accepted(
     let mut created = creation::insert(connection, owner, &new).await?.into_iter();
     trees::add(connection, &created_of_roots(&steps)).await?;
     commit::update_metadata(connection, &steps, changes).await?;
+    children::wake_parents(connection, &steps).await?;
     let written = works.iter().map(|work| {
         let created: Vec<_> = created.by_ref().take(work.created().len()).collect();
         match work {

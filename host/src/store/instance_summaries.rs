@@ -10,13 +10,13 @@ use uuid::Uuid;
 
 use super::cache::Loaded;
 use super::sql::{Bind, Sql};
-use super::{Store, StoreError, error, from_json, parse, unsigned};
+use super::{Store, StoreError, children, error, from_json, parse, unsigned};
 use crate::clock::Timestamp;
-use crate::model::{Failure, InstanceStatus, Json, Name, StepAddress, TraceParent};
+use crate::model::{Failure, InstanceStatus, Json, Name, Parent, StepAddress, TraceParent};
 
 /// The columns of [`SummaryRow`]. Lists read no other columns.
 pub(super) const COLUMNS: &str = "id, workflow, workflow_version, entity_type, entity_id, project_id, started_by, \
-    status, current_step, version, metadata, failure, root_id, crashes, quarantined_at, traceparent, \
+    status, current_step, version, metadata, failure, root_id, parent_id, parent_step, parent_waits, crashes, quarantined_at, traceparent, \
     created_at, started_at, updated_at, completed_at";
 
 /// An instance as an item of a list.
@@ -49,6 +49,9 @@ pub struct InstanceSummary {
     /// The instance at the top of the chain of creations; `None` if a client started the instance.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub root_id: Option<Uuid>,
+    /// The `workflow:` step that started the instance; `None` if a client or a guest did.
+    #[serde(flatten)]
+    pub parent: Option<Parent>,
     /// The number of successive crashes of a host while it drove the instance.
     #[serde(skip_serializing_if = "crate::model::instance::is_zero")]
     pub crashes: u32,
@@ -92,6 +95,9 @@ pub(super) struct SummaryRow {
     metadata: String,
     failure: Option<String>,
     root_id: Option<Uuid>,
+    parent_id: Option<Uuid>,
+    parent_step: Option<String>,
+    parent_waits: i64,
     crashes: i64,
     quarantined_at: Option<i64>,
     traceparent: Option<String>,
@@ -128,6 +134,7 @@ impl SummaryRow {
                     .map(|text| from_json::<Failure>("an instance's failure", &text)),
             ),
             root_id: self.root_id,
+            parent: children::parent(self.parent_id, self.parent_step, self.parent_waits)?,
             crashes: unsigned("an instance's crashes", self.crashes)?,
             quarantined_at: self.quarantined_at.map(Timestamp::from_micros),
             traceparent: error::readable(

@@ -9,7 +9,7 @@ use super::cache::{ListKind, Loaded};
 use super::listing::{self, Cursor, Order, PageQuery, Period};
 use super::sql::{Bind, Sql};
 use super::{
-    InstanceSummary, KeyHolders, Page, Store, StoreError, creation, error, from_json,
+    InstanceSummary, KeyHolders, Page, Store, StoreError, children, creation, error, from_json,
     instance_summaries, parse, signed, unsigned,
 };
 use crate::clock::Timestamp;
@@ -37,6 +37,8 @@ pub struct InstanceFilter {
     pub created: Period,
     /// Only instances whose first step began in this period.
     pub started: Period,
+    /// Only instances that a `workflow:` step of this instance has started.
+    pub parent: Option<Uuid>,
     /// If true, only instances in quarantine.
     pub quarantined: bool,
 }
@@ -54,6 +56,7 @@ impl InstanceFilter {
             started_by,
             created,
             started,
+            parent,
             quarantined,
             ..
         } = self;
@@ -63,6 +66,7 @@ impl InstanceFilter {
         } else if !started.is_open() {
             Order::Started
         } else if *quarantined
+            || parent.is_some()
             || workflow.is_some()
             || status.is_some()
             || texts.into_iter().any(Option::is_some)
@@ -73,9 +77,12 @@ impl InstanceFilter {
         }
     }
 
-    /// Returns the index for a list of one status or of quarantined instances. Other indexes fit
+    /// Returns the index for a list of one status, of quarantined instances or of children. Other indexes fit
     /// such a list too, but would scan the whole history of the team.
     fn index(&self) -> Option<&'static str> {
+        if self.parent.is_some() {
+            return Some("idx_workflow_instances_parent_id");
+        }
         if self.quarantined && self.order() == Order::Key {
             return Some("idx_workflow_instances_quarantined");
         }
@@ -125,6 +132,11 @@ pub(super) struct InstanceRow {
     failure: Option<String>,
     depth: i64,
     root_id: Option<Uuid>,
+    parent_id: Option<Uuid>,
+    parent_step: Option<String>,
+    parent_waits: i64,
+    children_ended: i64,
+    cancel_requested_at: Option<i64>,
     created_at: i64,
     started_at: i64,
     updated_at: i64,
@@ -183,6 +195,9 @@ impl InstanceRow {
             ),
             depth: unsigned("an instance's depth", self.depth)?,
             root_id: self.root_id,
+            parent: children::parent(self.parent_id, self.parent_step, self.parent_waits)?,
+            children_ended: unsigned("a number of children", self.children_ended)?,
+            cancel_requested_at: self.cancel_requested_at.map(Timestamp::from_micros),
             traceparent: error::readable(
                 self.traceparent
                     .map(|text| parse("an instance's traceparent", &text)),
@@ -259,6 +274,7 @@ pub(super) fn list(team: &Name, filter: &InstanceFilter, page: &Page<Cursor>) ->
     sql.and("entity_id =", text(&filter.entity_id));
     sql.and("project_id =", text(&filter.project_id));
     sql.and("started_by =", text(&filter.started_by));
+    sql.and("parent_id =", filter.parent.map(Bind::Id));
     if filter.quarantined {
         sql.push(" AND quarantined_at IS NOT NULL");
     }
@@ -464,8 +480,8 @@ async fn row_of(
 ) -> Result<Option<InstanceRow>, StoreError> {
     Ok(with_backend!(connection, c => sqlx::query_as(
         "SELECT id, team, workflow_id, workflow, workflow_version, pins, entity_type, entity_id, project_id, \
-         started_by, status, current_step, version, input, output, metadata, failure, depth, root_id, created_at, \
-         started_at, updated_at, completed_at, wake_at, owner, traceparent, crashes, quarantined_at \
+         started_by, status, current_step, version, input, output, metadata, failure, depth, root_id, parent_id, \
+         parent_step, parent_waits, children_ended, cancel_requested_at, created_at, started_at, updated_at, completed_at, wake_at, owner, traceparent, crashes, quarantined_at \
          FROM workflow_instances WHERE id = $1 AND team = $2",
     )
     .bind(id)

@@ -8,8 +8,8 @@ use uuid::Uuid;
 use super::backend::{Connection, with_backend};
 use super::instances::{AttemptRow, InstanceRow};
 use super::rows::{self, Column};
-use super::{Store, StoreError, WorkflowVersion, approvals, error, unsigned};
-use crate::model::{Approval, Attempt, Instance, Name};
+use super::{Store, StoreError, WorkflowVersion, approvals, children, error, unsigned};
+use crate::model::{Approval, Attempt, Child, Instance, Name};
 
 /// An instance with all data that decides its next transition. Never cached, except for the
 /// immutable definition.
@@ -23,6 +23,10 @@ pub struct LoadedInstance {
     pub attempts: Vec<Attempt>,
     /// The approvals, in the order in which they were requested.
     pub approvals: Vec<Approval>,
+    /// The children whose steps have not ended, in the order in which they were started.
+    pub children: Vec<Child>,
+    /// True if the outputs of further children that have ended were too large to be loaded as well.
+    pub more_children: bool,
     /// True if this host owns the instance.
     pub ours: bool,
 }
@@ -30,7 +34,8 @@ pub struct LoadedInstance {
 /// SQLite does not reorder a CROSS JOIN, so it looks up each id.
 const INSTANCES: &str = "SELECT seen.id, seen.team, seen.workflow_id, seen.workflow, seen.workflow_version, seen.pins, \
     seen.entity_type, seen.entity_id, seen.project_id, seen.started_by, seen.status, seen.current_step, seen.version, \
-    seen.input, seen.output, seen.metadata, seen.failure, seen.depth, seen.root_id, seen.created_at, seen.started_at, \
+    seen.input, seen.output, seen.metadata, seen.failure, seen.depth, seen.root_id, seen.parent_id, \
+    seen.parent_step, seen.parent_waits, seen.children_ended, seen.cancel_requested_at, seen.created_at, seen.started_at, \
     seen.updated_at, seen.completed_at, seen.wake_at, seen.owner, seen.traceparent, seen.crashes, seen.quarantined_at \
     FROM {rows} CROSS JOIN workflow_instances AS seen WHERE seen.id = given.column1";
 
@@ -148,10 +153,32 @@ impl Store {
                 definition,
                 attempts,
                 approvals,
+                children: Vec::new(),
+                more_children: false,
                 ours,
             });
         }
+        self.load_children(&mut loaded).await?;
         Ok(loaded)
+    }
+
+    /// Loads the children of the instances that have any. Like attempts, they may be newer than
+    /// their parents.
+    async fn load_children(&self, loaded: &mut [LoadedInstance]) -> Result<(), StoreError> {
+        let parents = loaded
+            .iter()
+            .filter(|loaded| loaded.definition.definition.starts_children());
+        let parents: Vec<Uuid> = parents.map(|loaded| loaded.instance.id).collect();
+        if parents.is_empty() {
+            return Ok(());
+        }
+        let mut connection = self.read().await?;
+        let mut families = children::of_instances(&mut connection, &parents).await?;
+        for one in loaded {
+            let family = families.remove(&one.instance.id).unwrap_or_default();
+            (one.children, one.more_children) = (family.children, family.more);
+        }
+        Ok(())
     }
 }
 

@@ -32,6 +32,7 @@ pub(super) async fn migrate(connection: &mut Connection) -> Result<(), StoreErro
                 "0006" "audit", "0007" "traceparent", "0008" "room_for_updates", "0009" "audit_actor",
                 "0010" "fair_shares", "0011" "budgets", "0012" "quotas", "0013" "access",
                 "0014" "written", "0015" "workflow_versions", "0016" "attempt_logs",
+                "0017" "children",
             )
         }
         Connection::Postgres(_) => {
@@ -40,6 +41,7 @@ pub(super) async fn migrate(connection: &mut Connection) -> Result<(), StoreErro
                 "0006" "audit", "0007" "traceparent", "0008" "room_for_updates", "0009" "audit_actor",
                 "0010" "fair_shares", "0011" "budgets", "0012" "quotas", "0013" "access",
                 "0014" "written", "0015" "workflow_versions", "0016" "attempt_logs",
+                "0017" "children",
             )
         }
     };

@@ -15,6 +15,7 @@ mod audit;
 mod backend;
 mod cache;
 mod checkpoints;
+mod children;
 mod commit;
 mod committer;
 mod creation;
@@ -75,6 +76,7 @@ pub use audit::{AuditActor, AuditBounds, AuditEntry, AuditFilter};
 pub use cache::{
     CacheAdvice, CacheKind, CacheStats, CacheSuggestion, CurvePoint, MissCauses, Removed,
 };
+pub use children::ChildLink;
 pub use commit::{InstanceUpdate, StepCommit};
 pub use committer::CommitStats;
 pub use creation::{Created, KeyHolder, KeyHolders};

@@ -18,7 +18,7 @@ use super::invalidation::Invalidation;
 use super::listing::{self, Cursor, Order, PageQuery, Period};
 use super::sql::{Bind, Sql};
 use super::usage::{self, Amounts, Changes};
-use super::{Store, StoreError, parse, trees, unsigned};
+use super::{Store, StoreError, children, parse, trees, unsigned};
 use crate::clock::Timestamp;
 use crate::model::{EntryKey, Name, Space};
 
@@ -244,9 +244,12 @@ async fn find(
     batch.push(lock);
     let found: Vec<(Uuid, i64)> = batch.rows(connection).await?;
     let next = next(connection, finished, team.clone(), &found, limit).await?;
+    let mut ids: Vec<Uuid> = found.into_iter().map(|(id, _)| id).collect();
+    let awaited = children::awaited(connection, &ids).await?;
+    ids.retain(|id| !awaited.contains(id));
     Ok(BatchIds {
         team: Some(team),
-        ids: found.into_iter().map(|(id, _)| id).collect(),
+        ids,
         next,
     })
 }

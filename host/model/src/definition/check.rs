@@ -91,6 +91,7 @@ pub(super) fn check(source: DefinitionSource) -> Result<Definition, Vec<Definiti
         text: None,
         computes,
         compensated: checker.compensated,
+        starts_children: checker.starts_children,
     })
 }
 
@@ -116,6 +117,8 @@ struct Checker {
     computes: bool,
     /// The steps that have a compensation.
     compensated: Compensated,
+    /// True if a step starts another workflow.
+    starts_children: bool,
 }
 
 impl Checker {
@@ -240,6 +243,7 @@ impl Checker {
             self.compensation(&step.id, compensation, path, around);
         }
 
+        self.starts_children |= matches!(step.action, StepAction::Child(_));
         if let StepAction::Group(group) = &mut step.action {
             self.group(written, group, path, around);
         }

@@ -7,6 +7,7 @@
 
 mod approval;
 mod blocks;
+mod child;
 mod compensation;
 mod for_each;
 mod group;
@@ -22,6 +23,7 @@ use uuid::Uuid;
 
 pub use self::approval::{APPROVERS_MAX, ApprovalSource, ApprovalStep, OnExpiry, OnReject};
 pub use self::blocks::BlockVariables;
+pub use self::child::{ChildStep, WaitField};
 pub use self::compensation::CompensationSource;
 pub use self::for_each::{ForEach, ITEMS_MAX, OnItemError};
 pub use self::group::{Group, GroupKind};
@@ -38,6 +40,7 @@ pub(crate) use self::blocks::{
 pub(crate) use self::group::GroupRun;
 
 use crate::approval::NewApproval;
+use crate::child::NewChild;
 use crate::definition::{DefinitionMistake, Step, StepSource};
 use crate::expression::{Expression, Template};
 use crate::failure::Failure;
@@ -57,6 +60,8 @@ pub enum StepAction {
     Approval(ApprovalStep),
     /// Waits for a time.
     Timer(Timer),
+    /// Starts an instance of another workflow.
+    Child(ChildStep),
     /// Runs blocks of steps.
     Group(Group),
 }
@@ -80,6 +85,8 @@ pub(crate) enum Begun {
     Runnable,
     /// The step waits for these approvals.
     Asks(Vec<NewApproval>),
+    /// The step starts this child.
+    Starts(NewChild),
     /// The step waits until this time.
     Sleeps(Timestamp),
     /// The step runs blocks.
@@ -98,8 +105,8 @@ impl StepAction {
         let [kind] = kinds.as_slice() else {
             let message = match kinds.as_slice() {
                 [] => format!(
-                    "{step}it must have either `plugin` with `step`, or `approval`, or `wait`, or `parallel`, `for_each`, \
-                     `switch` or `loop`"
+                    "{step}it must have either `plugin` with `step`, or `approval`, or `wait`, or `workflow`, or `parallel`, \
+                     `for_each`, `switch` or `loop`"
                 ),
                 [one, two, ..] => {
                     format!("{step}it has both `{one}` and `{two}`; a step does one thing")
@@ -117,9 +124,23 @@ impl StepAction {
             let path = path.field("approval");
             return ApprovalStep::check(&step, approval, &path, mistakes).map(Self::Approval);
         }
-        if let Some(wait) = &written.wait {
-            let path = path.field("wait");
-            return Timer::check(&step, wait, &path, mistakes).map(Self::Timer);
+        if let Some(workflow) = &written.workflow {
+            return ChildStep::check(written, workflow, path, mistakes).map(Self::Child);
+        }
+        match &written.wait {
+            Some(WaitField::Time(wait)) => {
+                let path = path.field("wait");
+                return Timer::check(&step, wait, &path, mistakes).map(Self::Timer);
+            }
+            Some(WaitField::Child(_)) => {
+                let message = format!(
+                    "{step}`wait` must have either `for`, a duration, or `until`, a time; true and false belong to a step \
+                     with `workflow`"
+                );
+                mistakes.push(DefinitionMistake::new(path.field("wait"), message));
+                return None;
+            }
+            None => {}
         }
         let kind = GroupKind::check(written, path, mistakes)?;
         let blocks = Vec::new();
@@ -131,7 +152,7 @@ impl StepAction {
     pub(crate) fn check_new(&self, step: &StepId, path: &Path) -> Option<DefinitionMistake> {
         match self {
             Self::Approval(approval) => approval.impossible(step, &path.field("approval")),
-            Self::Plugin(_) | Self::Timer(_) | Self::Group(_) => None,
+            Self::Plugin(_) | Self::Timer(_) | Self::Child(_) | Self::Group(_) => None,
         }
     }
 
@@ -139,13 +160,10 @@ impl StepAction {
     pub(crate) fn templates(&self) -> Vec<(Path, &Template)> {
         let path = Path::default();
         match self {
-            Self::Plugin(action) => {
-                let input = action.input.as_ref();
-                input
-                    .map(|input| (path.field("input"), input))
-                    .into_iter()
-                    .collect()
-            }
+            Self::Plugin(PluginStep { input, .. }) | Self::Child(ChildStep { input, .. }) => input
+                .iter()
+                .map(|input| (path.field("input"), input))
+                .collect(),
             Self::Approval(action) => {
                 let path = path.field("approval");
                 let approvers = action.approvers.iter().enumerate();
@@ -187,6 +205,7 @@ impl StepAction {
             Self::Plugin(_) => Ok(Begun::Runnable),
             Self::Approval(approval) => approval.ask(beginning).map(Begun::Asks),
             Self::Timer(timer) => timer.end(beginning).map(Begun::Sleeps),
+            Self::Child(child) => child.start(beginning).map(Begun::Starts),
             Self::Group(group) => group.begin(beginning).map(Begun::Groups),
         }
     }
@@ -206,9 +225,11 @@ fn refuse_fields_of_others(
         "for_each" => "a `for_each`",
         "switch" => "a `switch`",
         "loop" => "a `loop`",
+        "workflow" => "a step with `workflow`",
         _ => "a wait",
     };
-    let of_plugins = "`step`, `input`, `retry` and `timeout` belong to plugin steps";
+    let of_plugins = "`step`, `retry` and `timeout` belong to plugin steps";
+    let of_inputs = "`input` belongs to plugin steps and to steps with `workflow`";
     let of_lists = "`max_parallel` and `on_item_error` belong to a `for_each`";
     let fields: [(&str, bool, &[&str], &str); 9] = [
         (
@@ -218,7 +239,12 @@ fn refuse_fields_of_others(
             "`compensate` belongs to plugin steps",
         ),
         ("step", written.step.is_some(), &["plugin"], of_plugins),
-        ("input", written.input.is_some(), &["plugin"], of_plugins),
+        (
+            "input",
+            written.input.is_some(),
+            &["plugin", "workflow"],
+            of_inputs,
+        ),
         ("retry", written.retry.is_some(), &["plugin"], of_plugins),
         (
             "timeout",

@@ -41,10 +41,14 @@ impl Progress {
     /// Stops all steps of a section, or the instance's own.
     fn stop(&mut self, section: Option<Section>, now: Timestamp, change: &mut Change) {
         let definition = Arc::clone(&self.definition);
-        self.close_approvals(ApprovalStatus::Cancelled, None, now, change, |approval| {
-            let of = definition.section_of(&approval.step);
+        let is_inside = |step: &StepAddress| {
+            let of = definition.section_of(step);
             of.map(|(section, _)| section) == section
+        };
+        self.close_approvals(ApprovalStatus::Cancelled, None, now, change, |approval| {
+            is_inside(&approval.step)
         });
+        self.stop_children(change, is_inside);
         self.blocks.clear();
         self.groups.clear();
         self.changed.clear();

@@ -127,6 +127,15 @@ impl serde::de::Error for ReadError {
         }
     }
 
+    fn unknown_field(field: &str, expected: &'static [&'static str]) -> Self {
+        let hint = did_you_mean(field, expected.iter().copied());
+        let hint = if hint.is_empty() { ";" } else { &hint };
+        let (field, expected) = (shown(field), expected.join(", "));
+        Self::custom(format_args!(
+            "there is no field {field}{hint} there are {expected}"
+        ))
+    }
+
     fn missing_field(field: &'static str) -> Self {
         Self::custom(format_args!("`{field}` is missing"))
     }

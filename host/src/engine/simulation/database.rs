@@ -15,12 +15,17 @@ use super::super::ports::{InstanceStore, StepRunner};
 use crate::clock::{Clock, Timestamp};
 use crate::model::effects::{EntryKey, Guard, Space, StorageWrite, WriteAction};
 use crate::model::failure::{Blame, Failure};
+use crate::model::instance::Pins;
 use crate::model::plugin::PluginVersion;
-use crate::model::{Approval, ApprovalStatus, Attempt, Effects, Instance, Json, Name, NewInstance};
+use crate::model::{
+    Approval, ApprovalStatus, Attempt, Child, ChildEnd, Effects, Instance, Json, Name, NewInstance,
+    StepAddress,
+};
 use crate::random::Random;
 use crate::runtime::{StepCall, StepEnd, Usage};
 use crate::store::{
-    CommitError, Conflict, InstanceUpdate, LoadedInstance, StepCommit, StoreError, WorkflowVersion,
+    CommitError, Conflict, InstanceUpdate, LoadedInstance, Plan, PlanError, StepCommit, StoreError,
+    WorkflowVersion,
 };
 
 /// Share of the commits that fail, and of those whose answer gets lost.
@@ -32,7 +37,7 @@ const LEDGER: &str = "ledger";
 pub(super) struct Database {
     pub(super) clock: Clock,
     pub(super) random: Random,
-    pub(super) workflow: Arc<WorkflowVersion>,
+    pub(super) workflows: Vec<Arc<WorkflowVersion>>,
     pub(super) plugin: Arc<PluginVersion>,
     tables: Mutex<Tables>,
 }
@@ -60,13 +65,13 @@ impl Database {
     pub(super) fn new(
         clock: Clock,
         random: Random,
-        workflow: Arc<WorkflowVersion>,
+        workflows: Vec<Arc<WorkflowVersion>>,
         plugin: Arc<PluginVersion>,
     ) -> Self {
         Self {
             clock,
             random,
-            workflow,
+            workflows,
             plugin,
             tables: Mutex::default(),
         }
@@ -102,13 +107,12 @@ impl Database {
     }
 
     pub(super) fn create(&self, new: NewInstance, owner: Uuid) {
-        let row = Row {
-            owner,
-            instance: new.into(),
-            attempts: Vec::new(),
-            approvals: Vec::new(),
-        };
-        self.tables.lock().instances.insert(row.instance.id, row);
+        self.tables.lock().create(new, owner);
+    }
+
+    fn workflow(&self, name: &Name) -> Option<Arc<WorkflowVersion>> {
+        let mut workflows = self.workflows.iter();
+        workflows.find(|workflow| workflow.name == *name).cloned()
     }
 
     /// Gives the instances of a host whose lease has expired to another one.
@@ -199,10 +203,22 @@ impl Tables {
             return conflict("attempt");
         }
         let event = described(&update, &change.attempts);
+        let ended_for = update
+            .waiting_parent
+            .filter(|_| update.completed_at.is_some());
         row.attempts.extend(change.attempts);
         row.approvals = approvals;
         row.owner = owner;
         write(&mut row.instance, update);
+        for id in change.stopped_children {
+            self.stop(id, owner, now);
+        }
+        for new in effects.instances {
+            self.create(new, owner);
+        }
+        if let Some(parent) = ended_for {
+            self.wake_parent(parent, owner, now);
+        }
         for StorageWrite { key, action, .. } in effects.storage {
             self.writes += 1;
             let before = self.entries.get(&key).map_or(0, |(value, _)| *value);
@@ -221,6 +237,72 @@ impl Tables {
     }
 }
 
+impl Tables {
+    fn create(&mut self, new: NewInstance, owner: Uuid) {
+        let row = Row {
+            owner,
+            instance: new.into(),
+            attempts: Vec::new(),
+            approvals: Vec::new(),
+        };
+        let before = self.instances.insert(row.instance.id, row);
+        assert!(before.is_none(), "an id is used twice");
+    }
+
+    /// Marks a child that is to be cancelled.
+    fn stop(&mut self, id: Uuid, owner: Uuid, now: Timestamp) {
+        let row = self.instances.get_mut(&id).expect("the child is there");
+        let instance = &mut row.instance;
+        if instance.completed_at.is_some() || instance.cancel_requested_at.is_some() {
+            return;
+        }
+        if instance.wake_at.is_none() {
+            row.owner = owner;
+        }
+        instance.cancel_requested_at = Some(now);
+        instance.version += 1;
+        instance.wake_at = Some(now);
+    }
+
+    /// Makes the parent of a child that ends due, without a new version.
+    fn wake_parent(&mut self, id: Uuid, owner: Uuid, now: Timestamp) {
+        let row = self.instances.get_mut(&id).expect("the parent is there");
+        let instance = &mut row.instance;
+        if instance.completed_at.is_some() {
+            return;
+        }
+        if instance.wake_at.is_none() {
+            row.owner = owner;
+        }
+        instance.children_ended += 1;
+        instance.wake_at = Some(instance.wake_at.map_or(now, |at| at.min(now)));
+    }
+
+    /// Returns the children of an instance whose steps have no attempt.
+    fn children(&self, row: &Row) -> Vec<Child> {
+        let settled = |step: &StepAddress| row.attempts.iter().any(|one| one.step == *step);
+        let rows = self.instances.values();
+        let children = rows.filter_map(|child| {
+            let instance = &child.instance;
+            let parent = instance.parent.as_ref()?;
+            (parent.id == row.instance.id && !settled(&parent.step)).then(|| Child {
+                id: instance.id,
+                step: parent.step.clone(),
+                workflow: instance.workflow.clone(),
+                awaited: parent.waits,
+                created_at: instance.created_at,
+                exists: true,
+                end: (parent.waits && instance.status.is_final()).then(|| ChildEnd {
+                    status: instance.status,
+                    output: instance.output.clone(),
+                    failure: instance.failure.clone(),
+                }),
+            })
+        });
+        children.collect()
+    }
+}
+
 /// Writes the columns that a commit may change.
 fn write(instance: &mut Instance, update: InstanceUpdate) {
     instance.version += 1;
@@ -230,7 +312,11 @@ fn write(instance: &mut Instance, update: InstanceUpdate) {
     instance.failure = update.failure;
     instance.updated_at = update.updated_at;
     instance.completed_at = update.completed_at;
-    instance.wake_at = update.wake_at;
+    let missed = instance.children_ended > update.children_ended && update.completed_at.is_none();
+    instance.wake_at = match missed {
+        true => Some(update.updated_at),
+        false => update.wake_at,
+    };
 }
 
 /// Returns the line of the trace for a commit.
@@ -298,9 +384,14 @@ impl InstanceStore for HostStore {
         let tables = self.database.tables.lock();
         Ok(tables.instances.get(&id).map(|row| LoadedInstance {
             instance: row.instance.clone(),
-            definition: Arc::clone(&self.database.workflow),
+            definition: self
+                .database
+                .workflow(&row.instance.workflow)
+                .expect("the workflow is there"),
             attempts: row.attempts.clone(),
             approvals: row.approvals.clone(),
+            children: tables.children(row),
+            more_children: false,
             ours: row.owner == self.host,
         }))
     }
@@ -308,6 +399,16 @@ impl InstanceStore for HostStore {
     async fn plugin_version(&self, id: Uuid) -> Result<Option<Arc<PluginVersion>>, StoreError> {
         let plugin = &self.database.plugin;
         Ok((plugin.id == id).then(|| Arc::clone(plugin)))
+    }
+
+    async fn plan(&self, _: &Name, workflow: &Name) -> Result<Plan, PlanError> {
+        self.database.latency().await;
+        let workflow = self.database.workflow(workflow);
+        let pins = Pins::stored(format!(r#"{{"shop":"{}"}}"#, self.database.plugin.id));
+        Ok(Plan {
+            workflow: workflow.ok_or(PlanError::UnknownWorkflow)?,
+            pins: pins.expect("is JSON"),
+        })
     }
 
     async fn commit(&self, commit: StepCommit) -> Result<(), CommitError> {

@@ -255,6 +255,7 @@ impl AttemptState {
             idempotency_key: key,
             depth: call.depth + 1,
             root_id: Some(call.root_id.unwrap_or(call.instance_id)),
+            parent: None,
             traceparent: request.trace,
             created_at: self.services.clock.now(),
         });

@@ -326,6 +326,27 @@ pub(super) fn queries(one: Uuid) -> Vec<(&'static str, Sql)> {
             ),
         ),
         (
+            "idx_workflow_instances_parent_id",
+            instance_list(
+                InstanceFilter {
+                    parent: Some(Uuid::from_u128(7)),
+                    ..InstanceFilter::default()
+                },
+                by_id(),
+            ),
+        ),
+        (
+            "idx_workflow_instances_parent_id",
+            Sql::with_binds(
+                children::LINKS,
+                vec![
+                    Bind::Id(Uuid::from_u128(7)),
+                    "acme".into(),
+                    Bind::Number(100),
+                ],
+            ),
+        ),
+        (
             "idx_workflow_instances_root_id",
             Sql::with_binds(
                 trees::UNFINISHED,
