@@ -23,8 +23,8 @@ use crate::config::Config;
 use crate::model::instance::Pins;
 use crate::model::plugin::{Grants, Manifest, PluginVersion};
 use crate::model::{
-    AttemptOutcome, Decision, Definition, InstanceStatus, Json, Name, NewInstance, Precondition,
-    Principal,
+    AttemptOutcome, Decision, Definition, Instance, InstanceStatus, Json, Name, NewInstance,
+    Precondition, Principal,
 };
 use crate::monitor::Monitor;
 use crate::random::Random;
@@ -54,7 +54,41 @@ steps:
     parallel:
       one: [{ id: bid, plugin: shop, step: run, retry: { max_attempts: 100 } }]
       two: [{ id: bid, plugin: shop, step: run, retry: { max_attempts: 100 } }]
+      late: [{ id: call, workflow: slow }]
+  - { id: bill, workflow: bill, input: one }
+  - id: bills
+    for_each: [1, 2, 3]
+    max_parallel: 2
+    steps: [{ id: call, workflow: bill }]
+  - { id: tell, workflow: bill, wait: false }
 ";
+/// Children that complete.
+const BILL: &str = "
+name: bill
+steps:
+  - { id: write, plugin: shop, step: run, retry: { max_attempts: 100 } }
+  - { id: rest, wait: { for: 1h } }
+  - { id: send, plugin: shop, step: run, retry: { max_attempts: 100 } }
+";
+const BILL_STEPS: [&str; 2] = ["write", "send"];
+/// Children that are cancelled, with their own children.
+const SLOW: &str = "
+name: slow
+steps: [{ id: call, workflow: forever }]
+";
+const FOREVER: &str = "
+name: forever
+steps: [{ id: rest, wait: { for: 100d } }]
+";
+/// The steps of an order that start children.
+const CALLS: [&str; 6] = [
+    "race.late.call",
+    "bill",
+    "bills[0].call",
+    "bills[1].call",
+    "bills[2].call",
+    "tell",
+];
 const STEPS: [&str; 11] = [
     "reserve",
     "charge",
@@ -102,7 +136,7 @@ const START: Timestamp = Timestamp::from_micros(1_767_225_600_000_000);
 /// The parts that are the same for every seed.
 struct Scene {
     config: Config,
-    workflow: Arc<WorkflowVersion>,
+    workflows: Vec<Arc<WorkflowVersion>>,
     plugin: Arc<PluginVersion>,
 }
 
@@ -114,15 +148,19 @@ impl Scene {
     fn of(definition: &str) -> Self {
         let mut config = Config::defaults().expect("the defaults load");
         config.engine.poll_interval = Duration::from_secs(60);
-        let workflow = WorkflowVersion {
-            workflow_id: Uuid::from_u128(3),
-            team: name("acme"),
-            name: name("order"),
-            version: 1,
-            definition: Arc::new(Definition::parse(definition).expect("is valid")),
-            created_by: "bo".to_owned(),
-            created_at: START,
+        let workflow = |(id, text): (u128, &str)| {
+            let definition = Definition::parse(text).expect("is valid");
+            Arc::new(WorkflowVersion {
+                workflow_id: Uuid::from_u128(id),
+                team: name("acme"),
+                name: definition.name().clone(),
+                version: 1,
+                definition: Arc::new(definition),
+                created_by: "bo".to_owned(),
+                created_at: START,
+            })
         };
+        let workflows = [(3, definition), (5, BILL), (6, SLOW), (7, FOREVER)];
         let plugin = PluginVersion {
             id: Uuid::from_u128(4),
             team: name("acme"),
@@ -141,7 +179,7 @@ impl Scene {
         };
         Self {
             config,
-            workflow: Arc::new(workflow),
+            workflows: workflows.into_iter().map(workflow).collect(),
             plugin: Arc::new(plugin),
         }
     }
@@ -153,7 +191,7 @@ impl Scene {
         let database = Arc::new(Database::new(
             clock.clone(),
             Random::seeded(seed),
-            Arc::clone(&self.workflow),
+            self.workflows.clone(),
             Arc::clone(&self.plugin),
         ));
         for number in 0..INSTANCES {
@@ -175,12 +213,13 @@ impl Scene {
     }
 
     fn order(&self, database: &Database) -> NewInstance {
+        let workflow = self.workflows.first().expect("is there");
         let pins = format!(r#"{{"shop":"{}"}}"#, self.plugin.id);
         NewInstance {
             id: database.random.new_id(START),
-            team: self.workflow.team.clone(),
-            workflow_id: self.workflow.workflow_id,
-            workflow: self.workflow.name.clone(),
+            team: workflow.team.clone(),
+            workflow_id: workflow.workflow_id,
+            workflow: workflow.name.clone(),
             workflow_version: 1,
             pins: Pins::stored(pins).expect("is JSON"),
             entity_type: None,
@@ -191,6 +230,7 @@ impl Scene {
             idempotency_key: None,
             depth: 0,
             root_id: None,
+            parent: None,
             traceparent: None,
             created_at: START,
         }
@@ -268,9 +308,9 @@ fn run_process<T>(clock: &Clock, main: impl Future<Output = T>) -> T {
 }
 
 /// Returns the user of a client.
-fn ada(database: &Database) -> Principal {
+fn ada() -> Principal {
     Principal {
-        team: database.workflow.team.clone(),
+        team: name("acme"),
         user: "ada".to_owned(),
         permissions: Vec::new(),
         token: None,
@@ -289,7 +329,7 @@ async fn cancel(core: Core, database: Arc<Database>) {
             }
             let id = instance.id;
             let cancelled = core
-                .cancel_known(&ada(&database), id, None, &Precondition::None)
+                .cancel_known(&ada(), id, None, &Precondition::None)
                 .await;
             let answer = cancelled.map_or_else(|error| error.to_string(), |_| "ok".to_owned());
             database.note(&format!("cancel {id}: {answer}"));
@@ -299,7 +339,7 @@ async fn cancel(core: Core, database: Arc<Database>) {
 
 /// Approves pending approvals after a while, like a client of one host.
 async fn approve(core: Core, database: Arc<Database>) {
-    let ada = ada(&database);
+    let ada = ada();
     loop {
         database.clock.sleep(database.any(HOUR * 4)).await;
         for approval in database.pending_approvals() {
@@ -324,11 +364,16 @@ async fn lose_leases(database: Arc<Database>) {
     }
 }
 
-/// Checks that each instance has completed, that the effects of each step were committed once, and
+/// Checks that each order has completed and has its children once, that the effects of each step were committed once, and
 /// that no attempt began before its delay was over.
 fn check(database: &Database) {
-    for (instance, attempts) in database.instances() {
+    let orders = database.instances();
+    let orders = orders
+        .into_iter()
+        .filter(|(instance, _)| instance.workflow.as_str() == "order");
+    for (instance, attempts) in orders {
         let id = instance.id;
+        check_children(database, id);
         assert_eq!(instance.status, InstanceStatus::Completed, "of {id}");
         for step in STEPS {
             assert_eq!(database.counted(&count_of(id, step)), 1, "{step} of {id}");
@@ -355,7 +400,7 @@ fn check(database: &Database) {
         };
         assert!(settled("cool_off").since(settled("agree")) >= HOUR * 24);
     }
-    let steps = STEPS.iter().chain(&RACERS);
+    let steps = STEPS.iter().chain(&RACERS).chain(&BILL_STEPS);
     let counts = database.instances().into_iter().flat_map(|(instance, _)| {
         let counted = |step: &&str| database.counted(&count_of(instance.id, step));
         steps.clone().map(counted).collect::<Vec<_>>()
@@ -415,6 +460,53 @@ fn check_broken(database: &Database) {
         assert!(!told || instance.status == InstanceStatus::Failed);
     }
     assert_eq!(database.counted(&ledger()), all, "no update is lost");
+}
+
+/// Checks that each step of an order has started one child, and that the children have ended as they
+/// should.
+fn check_children(database: &Database, order: Uuid) {
+    let instances = database.instances();
+    let below = |parent: Uuid| {
+        let of = move |instance: &&Instance| {
+            let found = instance.parent.as_ref();
+            found.is_some_and(|found| found.id == parent)
+        };
+        instances.iter().map(|(instance, _)| instance).filter(of)
+    };
+    let mut calls: Vec<_> = below(order)
+        .filter_map(|child| child.parent.as_ref())
+        .map(|parent| parent.step.to_string())
+        .collect();
+    let mut expected = CALLS.map(str::to_owned);
+    calls.sort();
+    expected.sort();
+    // The race may be over before its third branch begins.
+    calls.retain(|step| step != CALLS[0]);
+    assert_eq!(
+        calls,
+        expected
+            .into_iter()
+            .filter(|step| step != CALLS[0])
+            .collect::<Vec<_>>()
+    );
+    for child in below(order) {
+        if child.workflow.as_str() == "slow" {
+            assert_eq!(child.status, InstanceStatus::Cancelled, "of {}", child.id);
+            let forever = below(child.id).map(|child| child.status);
+            let forever: Vec<_> = forever.collect();
+            assert!(
+                forever
+                    .iter()
+                    .all(|status| *status == InstanceStatus::Cancelled)
+                    && forever.len() <= 1
+            );
+            continue;
+        }
+        assert_eq!(child.status, InstanceStatus::Completed, "of {}", child.id);
+        for step in BILL_STEPS {
+            assert_eq!(database.counted(&count_of(child.id, step)), 1, "{step}");
+        }
+    }
 }
 
 #[test]
