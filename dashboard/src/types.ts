@@ -313,6 +313,8 @@ export interface InstanceSummary {
   entity_id: string | null;
   project_id: string | null;
   started_by: string;
+  /** The instance whose `workflow` step started this one. */
+  parent_id?: string;
   status: string;
   current_step: string | null;
   metadata: unknown;
@@ -364,6 +366,15 @@ export interface InstanceDetails extends Instance {
   /** The number of earlier attempts that are left out. */
   attempts_omitted?: number;
   approvals: Approval[];
+  /** Instances that `workflow` steps have started. */
+  children?: ChildLink[];
+}
+
+export interface ChildLink {
+  id: string;
+  /** The address of the step that started it. */
+  step: string;
+  workflow: string;
 }
 
 /** The log lines of one attempt. */

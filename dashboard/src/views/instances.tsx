@@ -1,4 +1,5 @@
 // Instances: a list with filters, and one instance with all its events.
+import type { ComponentChildren } from "preact";
 import { useId, useMemo, useState } from "preact/hooks";
 import { get, post, segment } from "../api";
 import * as format from "../format";
@@ -275,6 +276,16 @@ function Details({ id }: { id: string }) {
                                 ["Id", <code>{data.id}</code>],
                                 ["Workflow version", `v${data.workflow_version}`],
                                 ["Started by", data.started_by],
+                                ...(data.parent_id === undefined
+                                    ? []
+                                    : [
+                                          [
+                                              "Parent",
+                                              <a href={link("instances", data.parent_id)}>
+                                                  <code>{data.parent_id}</code>
+                                              </a>,
+                                          ] as [string, ComponentChildren],
+                                      ]),
                                 ["Entity", entity(data)],
                                 ["Project", data.project_id ?? format.NONE],
                                 ["Created", <Time at={data.created_at} exact />],
@@ -300,6 +311,21 @@ function Details({ id }: { id: string }) {
                         <Timeline instance={data} />
                         <h2>Events</h2>
                         <Events instance={data} />
+                        {data.children !== undefined && (
+                            <>
+                                <h2>Children</h2>
+                                <ul>
+                                    {data.children.map((child) => (
+                                        <li key={child.id}>
+                                            <code>{child.step}</code>: {child.workflow}{" "}
+                                            <a href={link("instances", child.id)}>
+                                                <code>{child.id}</code>
+                                            </a>
+                                        </li>
+                                    ))}
+                                </ul>
+                            </>
+                        )}
                         <div class="columns">
                             <section>
                                 <h2>Input</h2>

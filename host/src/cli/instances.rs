@@ -91,6 +91,9 @@ pub(super) struct InstancesArguments {
     /// Only instances in quarantine: their host crashed several times in a row while driving them
     #[arg(long)]
     quarantined: bool,
+    /// Only instances that a `workflow` step of this instance has started
+    #[arg(long, value_name = "ID")]
+    parent: Option<String>,
     /// Only instances about this entity, or this type of entity
     #[arg(long, value_name = "TYPE[/ID]")]
     entity: Option<String>,
@@ -243,6 +246,7 @@ pub(super) fn instances(
         ("started_after", arguments.started_after),
         ("started_before", arguments.started_before),
         ("fields", arguments.fields),
+        ("parent", arguments.parent),
         (
             "quarantined",
             arguments.quarantined.then(|| "true".to_owned()),
@@ -440,6 +444,7 @@ fn details(instance: &Value) -> String {
         ),
     ];
     for (name, pointer) in [
+        ("parent", "/parent_id"),
         ("step", "/current_step"),
         ("failure", "/failure/message"),
         ("output", "/output"),
@@ -479,6 +484,18 @@ fn details(instance: &Value) -> String {
             &["STEP", "ATTEMPT", "OUTCOME", "PLUGIN", "ENDED", "FAILURE"],
             rows,
         ));
+    }
+    let children = list("children");
+    if !children.is_empty() {
+        let rows = children.iter().map(|child| {
+            vec![
+                cell(child, "/step"),
+                cell(child, "/id"),
+                cell(child, "/workflow"),
+            ]
+        });
+        text.push('\n');
+        text.push_str(&table(&["STEP", "CHILD", "WORKFLOW"], rows));
     }
     let approvals = list("approvals");
     if !approvals.is_empty() {
