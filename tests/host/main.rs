@@ -15,6 +15,7 @@ mod batch_api;
 mod bodies;
 mod budgets;
 mod caches;
+mod children;
 mod cli;
 mod clients;
 mod clocks;
