@@ -62,7 +62,7 @@ fn the_output_of_the_child_is_that_of_the_step() {
     stage.wait(Duration::from_secs(60));
     assert_eq!(
         stage.restored().children,
-        [child.clone()],
+        std::slice::from_ref(&child),
         "it waits, restored or not"
     );
     end(&mut stage, child.id, completed(json!({ "number": 1 })));

@@ -144,8 +144,8 @@ fn the_twins_have_the_same_tables_columns_and_indexes() {
             include_str!("../../migrations/postgres/0015_workflow_versions.sql"),
         ),
         (
-            include_str!("../../migrations/sqlite/0016_children.sql"),
-            include_str!("../../migrations/postgres/0016_children.sql"),
+            include_str!("../../migrations/sqlite/0017_children.sql"),
+            include_str!("../../migrations/postgres/0017_children.sql"),
         ),
     ] {
         assert_eq!(outline(sqlite), outline(postgres));

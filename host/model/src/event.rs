@@ -76,7 +76,7 @@ pub struct Change {
     /// Unfinished children that are no longer waited for, and have to be cancelled.
     pub stopped_children: Vec<Uuid>,
     /// Children of earlier events of the same commit that must not be created after all.
-    pub(super) forgotten_children: Vec<Uuid>,
+    pub forgotten_children: Vec<Uuid>,
 }
 
 impl Change {
