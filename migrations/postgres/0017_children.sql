@@ -7,6 +7,6 @@ ALTER TABLE workflow_instances ADD COLUMN parent_waits BIGINT NOT NULL DEFAULT 0
 -- The number of awaited children that have ended. A commit states the number that it has seen; if there are more by
 -- then, the instance stays due.
 ALTER TABLE workflow_instances ADD COLUMN children_ended BIGINT NOT NULL DEFAULT 0;
--- Since when the step that waited for the instance waits no more. The driver then cancels the instance.
+-- Since when the step that waited for the instance waits no more. The driver then cancels the instance, if it has not ended.
 ALTER TABLE workflow_instances ADD COLUMN cancel_requested_at BIGINT;
 CREATE INDEX idx_workflow_instances_parent_id ON workflow_instances (parent_id, id) WHERE parent_id IS NOT NULL;

@@ -9,7 +9,7 @@ use stepwell_model::approval::ApprovalStatus;
 use stepwell_model::failure::{Blame, Failure};
 use stepwell_model::transition::{Change, DecisionError, Event, Progress, StepReport};
 use stepwell_model::{
-    Approval, Attempt, Child, ChildEnd, Decision, Definition, Instance, InstanceStatus, NewInstance,
+    Approval, Attempt, Child, ChildEnd, Decision, Definition, Instance, NewInstance,
 };
 use uuid::Uuid;
 
@@ -17,7 +17,7 @@ use uuid::Uuid;
 pub struct Stage {
     pub progress: Progress,
     pub attempts: Vec<Attempt>,
-    /// All children that were ever created.
+    /// All children that were ever created, except those that were stopped.
     pub children: Vec<Child>,
     pub now: Timestamp,
     ids: u128,
@@ -90,14 +90,8 @@ impl Stage {
             end: None,
         });
         self.children.extend(new);
-        for id in &change.stopped_children {
-            let cancelled = ChildEnd {
-                status: InstanceStatus::Cancelled,
-                output: None,
-                failure: None,
-            };
-            self.end_child(*id, cancelled);
-        }
+        let stopped = &change.stopped_children;
+        self.children.retain(|child| !stopped.contains(&child.id));
         Ok(change)
     }
 

@@ -8,6 +8,7 @@ mod approvals;
 mod audit;
 mod batches;
 mod caches;
+mod children;
 mod commits;
 mod databases;
 mod fixtures;

@@ -73,7 +73,7 @@ pub struct Change {
     pub decided: Vec<DecidedApproval>,
     /// Children to create.
     pub new_children: Vec<NewChild>,
-    /// Unfinished children that are no longer waited for, and have to be cancelled.
+    /// Children that are no longer waited for. Those that have not ended have to be cancelled.
     pub stopped_children: Vec<Uuid>,
     /// Children of earlier events of the same commit that must not be created after all.
     pub forgotten_children: Vec<Uuid>,

@@ -80,17 +80,19 @@ pub(super) const WAKE_PARENTS: &str = "UPDATE workflow_instances SET \
     wake_at = CASE WHEN workflow_instances.quarantined_at IS NOT NULL \
     OR workflow_instances.wake_at < given.column3 THEN workflow_instances.wake_at ELSE given.column3 END \
     FROM {rows} WHERE workflow_instances.id = given.column1 AND workflow_instances.completed_at IS NULL";
-/// Marks children that are to be cancelled, also those in quarantine.
+/// Marks children that are to be cancelled, also those in quarantine. A child that has ended is marked
+/// too, so that it is not loaded with its parent again, but does not change otherwise.
 pub(super) const STOP_CHILDREN: &str = "UPDATE workflow_instances SET cancel_requested_at = given.column2, \
-    version = version + 1, \
+    version = version + CASE WHEN workflow_instances.completed_at IS NULL THEN 1 ELSE 0 END, \
     owner = CASE WHEN workflow_instances.wake_at IS NULL THEN given.column3 ELSE workflow_instances.owner END, \
-    wake_at = given.column2 FROM {rows} WHERE workflow_instances.id = given.column1 \
-    AND workflow_instances.completed_at IS NULL AND workflow_instances.cancel_requested_at IS NULL";
-/// Selects the children of instances whose steps have no attempt, and the size of their outputs.
+    wake_at = CASE WHEN workflow_instances.completed_at IS NULL THEN given.column2 END \
+    FROM {rows} WHERE workflow_instances.id = given.column1 AND workflow_instances.cancel_requested_at IS NULL";
+/// Selects the children of instances whose steps have no attempt and still wait, and the size of their
+/// outputs.
 pub(super) const CHILDREN: &str = "SELECT seen.id, seen.parent_id, seen.parent_step, seen.parent_waits, seen.workflow, \
     seen.status, seen.failure, seen.created_at, CAST(COALESCE(octet_length(seen.output), 0) AS BIGINT) AS output_bytes \
     FROM {rows} CROSS JOIN workflow_instances AS seen WHERE seen.parent_id = given.column1 \
-    AND NOT EXISTS (SELECT 1 FROM step_attempts AS settled WHERE settled.instance_id = seen.parent_id \
+    AND seen.cancel_requested_at IS NULL AND NOT EXISTS (SELECT 1 FROM step_attempts AS settled WHERE settled.instance_id = seen.parent_id \
     AND settled.step = seen.parent_step) ORDER BY seen.id";
 const OUTPUTS: &str = "SELECT seen.id, seen.output FROM {rows} CROSS JOIN workflow_instances AS seen \
     WHERE seen.id = given.column1";

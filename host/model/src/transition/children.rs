@@ -76,7 +76,8 @@ impl Progress {
         }
     }
 
-    /// Cancels the children of these steps that the steps wait for. Others go on by themselves.
+    /// Stops waiting for the children of these steps. Those that have not ended are cancelled.
+    /// Children that are not awaited go on by themselves.
     pub(super) fn stop_children(
         &mut self,
         change: &mut Change,
@@ -88,7 +89,7 @@ impl Progress {
         for child in stopped {
             if !child.exists {
                 change.forget_child(child.id);
-            } else if child.awaited && child.end.is_none() {
+            } else if child.awaited {
                 change.stopped_children.push(child.id);
             }
         }

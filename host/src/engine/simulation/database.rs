@@ -249,17 +249,20 @@ impl Tables {
         assert!(before.is_none(), "an id is used twice");
     }
 
-    /// Marks a child that is to be cancelled.
+    /// Marks a child that is to be cancelled, or has ended.
     fn stop(&mut self, id: Uuid, owner: Uuid, now: Timestamp) {
         let row = self.instances.get_mut(&id).expect("the child is there");
         let instance = &mut row.instance;
-        if instance.completed_at.is_some() || instance.cancel_requested_at.is_some() {
+        if instance.cancel_requested_at.is_some() {
+            return;
+        }
+        instance.cancel_requested_at = Some(now);
+        if instance.completed_at.is_some() {
             return;
         }
         if instance.wake_at.is_none() {
             row.owner = owner;
         }
-        instance.cancel_requested_at = Some(now);
         instance.version += 1;
         instance.wake_at = Some(now);
     }
@@ -285,7 +288,8 @@ impl Tables {
         let children = rows.filter_map(|child| {
             let instance = &child.instance;
             let parent = instance.parent.as_ref()?;
-            (parent.id == row.instance.id && !settled(&parent.step)).then(|| Child {
+            let waits = instance.cancel_requested_at.is_none() && !settled(&parent.step);
+            (parent.id == row.instance.id && waits).then(|| Child {
                 id: instance.id,
                 step: parent.step.clone(),
                 workflow: instance.workflow.clone(),
