@@ -409,3 +409,68 @@ output: ${size(steps.each.output)}
         .filter(|child| child["status"] == "cancelled");
     assert_eq!((stopped.count(), children.len()), (8, expected + 8));
 }
+
+/// A child that undoes and tidies up when it is cancelled.
+const TIDY: &str = "
+name: tidy
+steps:
+  - { id: work, plugin: scenarios, step: echo, compensate: { plugin: scenarios, step: echo } }
+  - { id: sure, approval: { title: Sure?, approvers: [operator], expires_in: 1h } }
+on_error: [{ id: never, plugin: scenarios, step: echo }]
+finally:
+  - { id: say, workflow: child, input: '${failure.code}' }
+  - { id: rest, wait: { for: 300ms } }
+";
+
+#[test]
+fn children_end_with_their_sections_when_the_parent_times_out() {
+    let host = host();
+    host.apply(TIDY);
+    host.apply(
+        "
+name: parent
+timeout: 1s
+steps: [{ id: call, workflow: tidy }]
+on_error: [{ id: told, workflow: child, input: '${failure.code}' }]
+finally: [{ id: last, workflow: child, input: '${steps.call.status}' }]
+",
+    );
+    let id = host.start_instance("parent", &json!({}));
+    let stopped = child_of(&host, &id);
+    let parent = host.wait(&id);
+    assert_eq!(
+        (&parent["status"], &parent["failure"]["code"]),
+        (&json!("failed"), &json!("instance-timeout")),
+        "{parent}"
+    );
+    let output = |step: &str| {
+        let attempts = parent["attempts"].as_array().expect("attempts");
+        let attempt = attempts.iter().find(|attempt| attempt["step"] == step);
+        attempt.unwrap_or_else(|| panic!("{step} of {parent}"))["output"].clone()
+    };
+    assert_eq!(output("on_error.told"), "instance-timeout");
+    assert_eq!(output("finally.last"), "unfinished");
+    let stopped = host.wait(&stopped);
+    assert_eq!(stopped["status"], "cancelled", "{stopped}");
+    let attempts = stopped["attempts"].as_array().expect("attempts");
+    let outputs: BTreeMap<_, _> = attempts
+        .iter()
+        .filter_map(|attempt| Some((attempt["step"].as_str()?, &attempt["output"])))
+        .collect();
+    let steps: Vec<_> = outputs.keys().copied().collect();
+    assert_eq!(
+        steps,
+        [
+            "compensate",
+            "compensate.work",
+            "finally",
+            "finally.rest",
+            "finally.say",
+            "work"
+        ]
+    );
+    assert_eq!(*outputs["finally.say"], "cancelled");
+    let below = all_instances(&host, "child");
+    assert_eq!(below.len(), 3);
+    assert!(below.iter().all(|child| child["status"] == "completed"));
+}

@@ -228,6 +228,68 @@ fn the_children_of_a_cancelled_or_failed_instance_are_cancelled() {
     }
 }
 
+const FAMILY: &str = "
+name: w
+timeout: 1h
+steps: [{ id: own, workflow: other }]
+on_error: [{ id: fix, workflow: other, input: '${failure.code}' }]
+finally: [{ id: tidy, workflow: other, input: '${steps.own.status}' }]
+";
+
+#[test]
+fn sections_have_children_of_their_own() {
+    let mut stage = Stage::new(FAMILY, json!({}));
+    let own = stage.progress.children[0].id;
+    let change = stage.wait(Duration::from_secs(3_600));
+    assert_eq!(change.stopped_children, [own]);
+    let fix = change.new_children[0].clone();
+    assert_eq!(
+        (fix.step.as_str(), fix.input.as_str()),
+        ("on_error.fix", r#""instance-timeout""#)
+    );
+    assert_eq!(stage.restored().children, stage.progress.children);
+    let cancel = |stage: &mut Stage| {
+        let by = "ann".to_owned();
+        stage.apply(Event::Cancelled { by })
+    };
+    // A host that has just loaded the instance stops the child of `on_error` too.
+    stage.progress = stage.restored();
+    let change = cancel(&mut stage).expect("stops `on_error`");
+    assert_eq!(change.stopped_children, [fix.id]);
+    let tidy = change.new_children[0].clone();
+    assert_eq!(
+        (tidy.step.as_str(), tidy.input.as_str()),
+        ("finally.tidy", r#""unfinished""#)
+    );
+    cancel(&mut stage).expect_err("`finally` runs");
+    assert_eq!(
+        (stage.status(), stage.progress.children.len()),
+        ("waiting", 1)
+    );
+    end(
+        &mut stage,
+        tidy.id,
+        ended(InstanceStatus::Failed, "broken", "no"),
+    );
+    let code = failure(&stage).0;
+    assert_eq!(
+        (stage.status(), code.as_str()),
+        ("failed", "instance-timeout")
+    );
+    assert!(stage.progress.children.is_empty());
+}
+
+#[test]
+fn the_children_of_finally_are_cancelled_after_a_week() {
+    let mut stage = Stage::new(FAMILY, json!({}));
+    let own = stage.progress.children[0].id;
+    let new = end(&mut stage, own, completed(json!(1)));
+    assert_eq!(new[0].input.as_str(), r#""completed""#);
+    let change = stage.wait(Duration::from_secs(7 * 24 * 3_600));
+    assert_eq!(change.stopped_children, [new[0].id]);
+    assert_eq!(failure(&stage).0, "finally-failed");
+}
+
 #[test]
 fn a_child_is_not_created_if_its_step_ends_in_the_same_commit() {
     let mut stage = Stage::new(

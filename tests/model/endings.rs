@@ -7,7 +7,7 @@ use proptest::prelude::*;
 use serde_json::{Value, json};
 use stepwell_model::failure::{Blame, Failure};
 use stepwell_model::transition::{Change, DecisionError, Event};
-use stepwell_model::{Decision, Definition, Section, Timestamp};
+use stepwell_model::{ChildEnd, Decision, Definition, InstanceStatus, Section, Timestamp};
 use uuid::Uuid;
 
 use crate::groups::compare_with_restored;
@@ -585,16 +585,25 @@ steps:
       - id: by_size
         switch:
           - { when: item > 2, steps: [{ id: sure, approval: { title: 'Item ${index}', approvers: [bob], expires_in: 1m, on_expiry: continue } }] }
-          - { else: true, steps: [{ id: a, plugin: p, step: s, compensate: { plugin: p, step: undo } }] }
+          - else: true
+            steps:
+              - { id: a, plugin: p, step: s, compensate: { plugin: p, step: undo } }
+              - { id: call, workflow: w, when: item > 0, continue_on_error: true }
   - id: poll
     loop: { until: index >= 1, max: 2, delay: 2s }
     steps: [{ id: ask, plugin: p, step: s, compensate: { plugin: p, step: undo, input: ['${previous}', '${index}'] } }]
+  - { id: start, workflow: w, wait: false }
 on_error:
   - { id: notify, plugin: p, step: s, when: failure.code != 'flaky', input: ['${failure}', '${now}', '${steps.each.status}'], retry: { max_attempts: 2, initial_delay: 1s } }
   - { id: sure, approval: { title: 'Go on?', approvers: [bob], expires_in: 1m } }
+  - { id: call, workflow: w, input: ['${failure}', '${now}'], continue_on_error: true }
   - { id: tell_all, for_each: [1, 2], steps: [{ id: tell, plugin: p, step: s, input: ['${item}', '${failure}'] }, { id: rest, wait: { for: 5s } }] }
 finally:
   - { id: rest, wait: { for: 3s } }
+  - id: first
+    wait_for: any
+    parallel: { call: [{ id: call, workflow: w, input: '${now}' }], rest: [{ id: rest, wait: { for: 9s } }] }
+  - { id: call, workflow: w, input: '${failure}' }
   - { id: tidy, plugin: p, step: s, input: ['${failure}', '${now}', '${steps.poll.status}'] }
   - { id: sure, approval: { title: 'Done?', approvers: [bob], expires_in: 1m, on_reject: continue } }
 output: ${steps.each.output}
@@ -630,6 +639,24 @@ fn disturb(stage: &mut Stage, kind: u8, choice: u16) {
                 stage.apply(event).expect("is pending");
             }
         }
+        5 if !stage.progress.children.is_empty() => {
+            let children = &stage.progress.children;
+            let mut ids = children.iter().map(|child| child.id).cycle();
+            let id = ids.nth(choice.into()).expect("has a child");
+            let status = match choice.is_multiple_of(4) {
+                true => InstanceStatus::Failed,
+                false => InstanceStatus::Completed,
+            };
+            let output = Some(json!(choice).into());
+            let failure = None;
+            let end = ChildEnd {
+                status,
+                output,
+                failure,
+            };
+            stage.end_child(id, end);
+            stage.wait(Duration::ZERO);
+        }
         4 => {
             stage.progress = stage.restored();
             stage.wait(Duration::ZERO);
@@ -660,8 +687,13 @@ proptest! {
         moves in proptest::collection::vec((0..12_u8, any::<u16>()), 0..150),
     ) {
         let mut stage = Stage::new(EVERYTHING, json!({ "items": items }));
-        for (kind, choice) in moves.into_iter().chain(std::iter::repeat_n((6, 5_000), 400)) {
+        let rest = [(6, 5_001), (5, 5_001)].into_iter().cycle().take(800);
+        for (kind, choice) in moves.into_iter().chain(rest) {
             disturb(&mut stage, kind, choice);
+            // As a driver does after a commit.
+            while stage.progress.has_settled_children() {
+                stage.wait(Duration::ZERO);
+            }
             compare_with_restored(&stage)?;
             if stage.progress.instance.status.is_final() {
                 break;

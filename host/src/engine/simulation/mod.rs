@@ -7,6 +7,7 @@
 
 mod database;
 
+use std::collections::BTreeSet;
 use std::future::poll_fn;
 use std::pin::pin;
 use std::sync::Arc;
@@ -23,8 +24,8 @@ use crate::config::Config;
 use crate::model::instance::Pins;
 use crate::model::plugin::{Grants, Manifest, PluginVersion};
 use crate::model::{
-    AttemptOutcome, Decision, Definition, Instance, InstanceStatus, Json, Name, NewInstance,
-    Precondition, Principal,
+    Attempt, AttemptOutcome, Decision, Definition, Instance, InstanceStatus, Json, Name,
+    NewInstance, Precondition, Principal,
 };
 use crate::monitor::Monitor;
 use crate::random::Random;
@@ -114,13 +115,26 @@ steps:
     steps:
       - { id: pack, plugin: shop, step: run, retry: { max_attempts: 100 }, compensate: { plugin: shop, step: run, retry: { max_attempts: 100 } } }
       - { id: rest, wait: { for: 10m } }
+  - { id: help, workflow: help }
   - { id: agree, approval: { title: Sell it?, approvers: [ada], expires_in: 30d } }
   - { id: break, plugin: shop, step: run }
 on_error:
   - { id: tell, plugin: shop, step: run, input: '${failure}', retry: { max_attempts: 100 } }
   - { id: agree, approval: { title: Close it?, approvers: [ada], expires_in: 3d } }
+  - { id: bill, workflow: bill }
 finally:
   - { id: rest, wait: { for: 1h } }
+  - { id: bill, workflow: bill }
+  - { id: tidy, plugin: shop, step: run, retry: { max_attempts: 100 } }
+";
+/// Children of orders that break.
+const HELP: &str = "
+name: help
+steps:
+  - { id: reserve, plugin: shop, step: run, retry: { max_attempts: 100 }, compensate: { plugin: shop, step: run, retry: { max_attempts: 100 } } }
+  - { id: rest, wait: { for: 1h } }
+finally:
+  - { id: bill, workflow: bill }
   - { id: tidy, plugin: shop, step: run, retry: { max_attempts: 100 } }
 ";
 /// One of these takes effect, or both.
@@ -160,7 +174,13 @@ impl Scene {
                 created_at: START,
             })
         };
-        let workflows = [(3, definition), (5, BILL), (6, SLOW), (7, FOREVER)];
+        let workflows = [
+            (3, definition),
+            (5, BILL),
+            (6, SLOW),
+            (7, FOREVER),
+            (8, HELP),
+        ];
         let plugin = PluginVersion {
             id: Uuid::from_u128(4),
             team: name("acme"),
@@ -322,7 +342,7 @@ async fn cancel(core: Core, database: Arc<Database>) {
     loop {
         database.clock.sleep(database.any(HOUR * 4)).await;
         let chance = database.random.chance();
-        for (number, (instance, _)) in database.instances().into_iter().enumerate() {
+        for (number, (instance, _)) in orders(&database).into_iter().enumerate() {
             // Two of the orders are never cancelled.
             if number % 2 == 0 || chance < 0.5 {
                 continue;
@@ -364,14 +384,17 @@ async fn lose_leases(database: Arc<Database>) {
     }
 }
 
-/// Checks that each order has completed and has its children once, that the effects of each step were committed once, and
-/// that no attempt began before its delay was over.
+/// Returns the instances that no other has started, with their attempts.
+fn orders(database: &Database) -> Vec<(Instance, Vec<Attempt>)> {
+    let mut orders = database.instances();
+    orders.retain(|(instance, _)| instance.parent.is_none());
+    orders
+}
+
+/// Checks that each order has completed and has its children once, that the effects of each step
+/// were committed once, and that no attempt began before its delay was over.
 fn check(database: &Database) {
-    let orders = database.instances();
-    let orders = orders
-        .into_iter()
-        .filter(|(instance, _)| instance.workflow.as_str() == "order");
-    for (instance, attempts) in orders {
+    for (instance, attempts) in orders(database) {
         let id = instance.id;
         check_children(database, id);
         assert_eq!(instance.status, InstanceStatus::Completed, "of {id}");
@@ -409,11 +432,11 @@ fn check(database: &Database) {
     assert_eq!(database.counted(&ledger()), all, "no update is lost");
 }
 
-/// Checks that each instance has ended with its last section, that each step that completed took
-/// effect once, and that what had completed was undone once, the last one first.
+/// Checks that each order has ended with its last section, that each step that completed took effect
+/// once, and that what had completed was undone once, the last one first. The same holds for the
+/// children that are cancelled with their orders.
 fn check_broken(database: &Database) {
-    let mut all = 0;
-    for (number, (instance, attempts)) in database.instances().into_iter().enumerate() {
+    for (number, (instance, attempts)) in orders(database).into_iter().enumerate() {
         let id = instance.id;
         let failure = instance
             .failure
@@ -425,41 +448,67 @@ fn check_broken(database: &Database) {
             other => panic!("{id} ended with {other:?}"),
         };
         assert_eq!(instance.status, expected, "of {id}");
-        let ended: Vec<_> = attempts
+        check_end(&instance, &attempts);
+        let told = attempts
             .iter()
-            .filter(|run| run.outcome == AttemptOutcome::Completed)
-            .collect();
-        let last = attempts.iter().max_by_key(|run| run.finished_at);
-        assert_eq!(last.map(|run| run.step.as_str()), Some("finally"));
-        let runs = ended.iter().filter(|run| run.plugin.is_some());
-        for run in runs {
+            .any(|run| run.step.as_str() == "on_error.tell");
+        assert!(!told || instance.status == InstanceStatus::Failed);
+    }
+    let (mut all, mut calls) = (0, BTreeSet::new());
+    for (instance, attempts) in database.instances() {
+        let id = instance.id;
+        let completed = |run: &&Attempt| run.outcome == AttemptOutcome::Completed;
+        let runs = attempts.iter().filter(completed);
+        for run in runs.filter(|run| run.plugin.is_some()) {
             let counted = database.counted(&count_of(id, run.step.as_str()));
             assert_eq!(counted, 1, "{} of {id}", run.step);
             all += counted;
         }
-        let mut done: Vec<_> = ended
-            .iter()
-            .filter(|run| run.step.as_str() == "reserve" || run.step.as_str().ends_with("].pack"))
-            .filter(|run| !run.step.as_str().starts_with("compensate."))
-            .map(|run| (run.finished_at, run.step.to_string()))
-            .collect();
-        done.sort();
-        let undone = ended.iter().filter_map(|run| {
-            let step = run.step.as_str().strip_prefix("compensate.")?;
-            Some((run.finished_at, step.to_owned()))
-        });
-        let mut undone: Vec<_> = undone.collect();
-        undone.sort();
-        let steps = |steps: Vec<(Timestamp, String)>| -> Vec<String> {
-            steps.into_iter().map(|(_, step)| step).collect()
-        };
-        done.reverse();
-        assert_eq!(steps(undone), steps(done), "of {id}");
-        assert!(ended.iter().any(|run| run.step.as_str() == "finally.tidy"));
-        let told = ended.iter().any(|run| run.step.as_str() == "on_error.tell");
-        assert!(!told || instance.status == InstanceStatus::Failed);
+        if let Some(parent) = &instance.parent {
+            let step = (parent.id, parent.step.clone());
+            assert!(calls.insert(step), "{parent:?} has two children");
+            let cancelled = instance.status == InstanceStatus::Cancelled;
+            let stopped = instance.cancel_requested_at.is_some();
+            assert!(stopped || !cancelled, "of {id}");
+            if instance.workflow.as_str() == "help" {
+                check_end(&instance, &attempts);
+            } else if !cancelled {
+                assert_eq!(instance.status, InstanceStatus::Completed, "of {id}");
+            }
+        }
     }
     assert_eq!(database.counted(&ledger()), all, "no update is lost");
+}
+
+/// Checks that an instance has ended with `finally`, and was undone if it has a failure.
+fn check_end(instance: &Instance, attempts: &[Attempt]) {
+    let id = instance.id;
+    let ended: Vec<_> = attempts
+        .iter()
+        .filter(|run| run.outcome == AttemptOutcome::Completed)
+        .collect();
+    let last = attempts.iter().max_by_key(|run| run.finished_at);
+    assert_eq!(last.map(|run| run.step.as_str()), Some("finally"));
+    assert!(ended.iter().any(|run| run.step.as_str() == "finally.tidy"));
+    let mut done: Vec<_> = ended
+        .iter()
+        .filter(|run| run.step.as_str() == "reserve" || run.step.as_str().ends_with("].pack"))
+        .filter(|run| !run.step.as_str().starts_with("compensate."))
+        .filter(|_| instance.failure.is_some())
+        .map(|run| (run.finished_at, run.step.to_string()))
+        .collect();
+    done.sort();
+    let undone = ended.iter().filter_map(|run| {
+        let step = run.step.as_str().strip_prefix("compensate.")?;
+        Some((run.finished_at, step.to_owned()))
+    });
+    let mut undone: Vec<_> = undone.collect();
+    undone.sort();
+    let steps = |steps: Vec<(Timestamp, String)>| -> Vec<String> {
+        steps.into_iter().map(|(_, step)| step).collect()
+    };
+    done.reverse();
+    assert_eq!(steps(undone), steps(done), "of {id}");
 }
 
 /// Checks that each step of an order has started one child, and that the children have ended as they
