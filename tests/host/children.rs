@@ -142,6 +142,19 @@ fn a_failed_rejected_or_unknown_child_fails_the_step() {
     );
     assert_eq!(failure(&host.wait(&id)).0, "child-rejected");
 
+    host.apply(
+        "name: strict\ninput: { properties: { sum: { type: integer }, unit: { default: EUR } } }\n\
+         steps: [{ id: rest, wait: { for: 1ms } }]\noutput: ${input}",
+    );
+    host.apply("name: strict-parent\nsteps: [{ id: call, workflow: strict, input: '${input}' }]");
+    let (code, message) = failure(&host.run("strict-parent", &json!({ "sum": "much" })));
+    assert_eq!(code, "child-refused");
+    assert!(message.contains("`input.sum` must be"), "{message}");
+    assert_eq!(
+        host.run("strict-parent", &json!({ "sum": 2 }))["output"],
+        json!({ "sum": 2, "unit": "EUR" })
+    );
+
     let (code, message) = failure(&host.run("unknown-parent", &json!({})));
     assert_eq!(code, "child-refused");
     assert!(

@@ -80,7 +80,7 @@ fn a_schema_newer_than_the_program_is_refused() {
                 error,
                 StoreError::NewerSchema {
                     found: 9999,
-                    known: 16
+                    known: 17
                 }
             ),
             "{error}"

@@ -105,7 +105,25 @@ impl Core {
                 plan
             }
         };
-        Ok(plan.map(|plan| NewInstance {
+        let plan = match plan {
+            Ok(plan) => plan,
+            Err(failure) => return Ok(Err(failure)),
+        };
+        let input = match &plan.workflow.definition.input {
+            None => child.input.clone(),
+            Some(schema) => {
+                let accepted = self.accept_input(&parent.team, schema, child.input.clone());
+                match accepted.await {
+                    Ok(input) => input,
+                    Err(error) => {
+                        let workflow = &child.workflow;
+                        let message = format!("`{workflow}` does not accept the input: {error}");
+                        return refused(failure::CHILD_REFUSED, message);
+                    }
+                }
+            }
+        };
+        Ok(Ok(NewInstance {
             id: child.id,
             team: parent.team.clone(),
             workflow_id: plan.workflow.workflow_id,
@@ -117,7 +135,7 @@ impl Core {
             project_id: parent.project_id.clone(),
             // So the starter may not approve in a child either.
             started_by: parent.started_by.clone(),
-            input: child.input.clone(),
+            input,
             idempotency_key: None,
             depth: parent.depth + 1,
             root_id: Some(parent.root()),

@@ -7,7 +7,7 @@ use futures_util::future::join_all;
 use uuid::Uuid;
 
 use super::evaluation::LIGHT_WORK;
-use super::{Engine, EngineError};
+use super::{Core, Engine, EngineError};
 use crate::model::instance::{
     ENTITY_ID_BYTES_MAX, ENTITY_TYPE_BYTES_MAX, IDEMPOTENCY_KEY_BYTES_MAX, PROJECT_ID_BYTES_MAX,
     check_text,
@@ -198,7 +198,11 @@ impl Engine {
         let input = match &plan.workflow.definition.input {
             None => request.input,
             Some(schema) => {
-                let accepted = self.accept(&principal.team, schema, request.input).await;
+                let accepted = self
+                    .0
+                    .core
+                    .accept_input(&principal.team, schema, request.input)
+                    .await;
                 accepted.map_err(|error| RefusedCreation {
                     error,
                     // The workflow may have had another schema when the key was used first.
@@ -228,32 +232,6 @@ impl Engine {
             created_at: self.core().clock.now(),
         };
         Ok((new, Arc::clone(&plan.workflow.definition)))
-    }
-
-    /// Checks an input and fills in its defaults. Most checks take microseconds and run at once; a
-    /// long one runs on a blocking thread.
-    async fn accept(
-        &self,
-        team: &Name,
-        schema: &Arc<Schema>,
-        input: Json,
-    ) -> Result<Json, EngineError> {
-        let accepted = match schema.accept_within(&mut { LIGHT_WORK }, &input) {
-            Ok(accepted) => accepted,
-            Err(NotAccepted::Refused(refusal)) => return Err(refusal.into()),
-            Err(NotAccepted::LackedWork) => {
-                let schema = Arc::clone(schema);
-                let evaluations = &self.core().evaluations;
-                evaluations.run(team, move || schema.accept(&input)).await?
-            }
-        };
-        let (bytes, bytes_max) = (accepted.len(), self.core().limits.payload_bytes_max);
-        if bytes > bytes_max {
-            let problem =
-                format!("the input with its defaults has {bytes} bytes, and may have {bytes_max}");
-            return Err(EngineError::Invalid(problem));
-        }
-        Ok(accepted)
     }
 
     async fn plan(&self, principal: &Principal, workflow: &Name) -> Result<Plan, NoPlan> {
@@ -298,5 +276,33 @@ impl Engine {
     async fn create_alone(&self, row: &NewInstance) -> Result<Created, StoreError> {
         let mut created = self.0.store.create_instances(vec![row.clone()]).await?;
         Ok(created.pop().expect("there is one answer for each row"))
+    }
+}
+
+impl Core {
+    /// Checks an input and fills in its defaults. Most checks take microseconds and run at once; a
+    /// long one runs on a blocking thread.
+    pub(super) async fn accept_input(
+        &self,
+        team: &Name,
+        schema: &Arc<Schema>,
+        input: Json,
+    ) -> Result<Json, EngineError> {
+        let accepted = match schema.accept_within(&mut { LIGHT_WORK }, &input) {
+            Ok(accepted) => accepted,
+            Err(NotAccepted::Refused(refusal)) => return Err(refusal.into()),
+            Err(NotAccepted::LackedWork) => {
+                let schema = Arc::clone(schema);
+                let evaluations = &self.0.evaluations;
+                evaluations.run(team, move || schema.accept(&input)).await?
+            }
+        };
+        let (bytes, bytes_max) = (accepted.len(), self.0.limits.payload_bytes_max);
+        if bytes > bytes_max {
+            let problem =
+                format!("the input with its defaults has {bytes} bytes, and may have {bytes_max}");
+            return Err(EngineError::Invalid(problem));
+        }
+        Ok(accepted)
     }
 }
