@@ -87,7 +87,7 @@ async fn run(options: Options, kinds: Vec<Kind>) -> Result<(), AnyError> {
         hit_cost::run(&options).await?;
     }
     if options.wants("group commit") {
-        group_commit::run(&options, &places).await?;
+        Box::pin(group_commit::run(&options, &places)).await?;
     }
     Ok(())
 }
