@@ -3,7 +3,7 @@
 
 use std::collections::{HashMap, HashSet};
 
-use super::Core;
+use super::{Core, EngineError};
 use crate::model::failure::{self, Blame, Failure};
 use crate::model::transition::{Change, Event, Progress};
 use crate::model::{Effects, Instance, Name, NewChild, NewInstance, Parent};
@@ -115,6 +115,8 @@ impl Core {
                 let accepted = self.accept_input(&parent.team, schema, child.input.clone());
                 match accepted.await {
                     Ok(input) => input,
+                    // The host shuts down: the step has not failed.
+                    Err(EngineError::Store(error)) => return Err(error),
                     Err(error) => {
                         let workflow = &child.workflow;
                         let message = format!("`{workflow}` does not accept the input: {error}");
