@@ -98,12 +98,12 @@ export function fieldsOf(schema: unknown): FormField[] {
     const property = typeof written === "object" ? resolve(schema, written) : {};
     const kind = kindOf(property);
     const bounds = [
-      property.minimum === undefined ? "" : `at least ${String(property.minimum)}`,
-      property.maximum === undefined ? "" : `at most ${String(property.maximum)}`,
+      property.minimum === undefined ? "" : `At least ${String(property.minimum)}.`,
+      property.maximum === undefined ? "" : `At most ${String(property.maximum)}.`,
     ].filter((text) => text !== "");
     const hints = [
       property.description ?? "",
-      bounds.join(", "),
+      ...bounds,
       kind === "json" ? "As JSON." : kind === "time" ? "In your time zone." : "",
     ].filter((text) => text !== "");
     return {
